@@ -1,0 +1,88 @@
+# Everything a reader or a contributor runs. `make` alone lists the targets.
+#
+# The environment goes to .venv and is made again, in place, when pyproject.toml or constraints.txt
+# changes. Nothing of the shell's own Python set-up is used. Two settings may be given on the
+# command line:
+#   PYTHON=python3.12                      the interpreter to make .venv from (3.11 to 3.13)
+#   PIP_ARGS="--extra-index-url URL"       more arguments for pip, for example PyTorch's CPU-only index
+
+PYTHON   ?= python3
+PIP_ARGS ?=
+VENV     := .venv
+RUN      := $(VENV)/bin/python
+JUPYTER_BOOK = $(RUN) -c "from jupyter_book.cli.main import main; main()"
+VERSION_OK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+JOBS     ?= 2
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help book test quick bench study clean env-book env-test
+
+# One computing thread a process: two processes on two cores beat one process with two threads by
+# far, and the numbers do not depend on how many cores a machine has.
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export PYTHONUTF8 := 1
+export PYTHONNOUSERSITE := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS PYTHONOPTIMIZE PYTHONDONTWRITEBYTECODE
+unexport MPLBACKEND
+unexport JUPYTER_PATH JUPYTER_CONFIG_PATH JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR SPHINXOPTS PYTEST_ADDOPTS
+
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-8s %s\n", $$1, $$2}'
+
+book: env-book ## build the book from scratch into _build/html, running every chapter
+	@rm -rf _build
+	$(JUPYTER_BOOK) build . -W --keep-going -n
+	@echo "Open _build/html/index.html in a browser."
+
+test: env-test lint ## check style and types, run all tests, doctests and the book (minutes)
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
+quick: env-test lint ## check style and types, run the fast tests (under 2 minutes)
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not slow and not book"
+
+.PHONY: lint
+lint: env-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: env-test ## print the speed tables
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
+
+study: env-test ## run the full grid of experiments behind the book's figures (hours; resumable)
+	$(RUN) -m dgprune_lite.study
+
+clean: ## remove the environment, the built book and every cache
+	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache .hypothesis book/.jupyter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. A stamp is written only after pip has finished, so an interrupted installation is
+# taken up again. An environment whose Python is gone, or that was moved here, is filled anew.
+env-book: $(VENV)/.installed-book
+env-test: $(VENV)/.installed-test
+
+$(VENV)/.installed-book: EXTRAS := book
+$(VENV)/.installed-test: EXTRAS := book,test,bench,data
+
+IS_OURS := import importlib.util as u, os; s = u.find_spec("dgprune_lite"); \
+  raise SystemExit(not s or os.path.realpath(s.origin + "/../..") != os.path.realpath("."))
+$(shell $(RUN) -I -c '$(IS_OURS)' 2>/dev/null || rm -f $(VENV)/.installed-*)
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	@$(RUN) -c '$(VERSION_OK)' 2>/dev/null || { \
+	  for python in $(PYTHON) python3 python3.13 python3.12 python3.11 none; do \
+	    "$$python" -c '$(VERSION_OK)' 2>/dev/null && break; done; \
+	  if [ $$python = none ]; then \
+	    echo "dgprune_lite needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	    echo "Install one, or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; fi; \
+	  rm -rf $(VENV); "$$python" -m venv $(VENV); }
+	@echo "Installing dgprune_lite[$(EXTRAS)] into $(VENV) (the first time takes some minutes)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) \
+	  --editable ".[$(EXTRAS)]"
+	@touch $@ $(if $(findstring test,$@),$(VENV)/.installed-book)

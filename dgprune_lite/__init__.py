@@ -1,0 +1,50 @@
+"""dgprune_lite: prune the filters of a network that must work where it was not trained.
+
+The main path, each step in the file of the same name:
+
+    domains -> training -> channels -> risks -> scores -> pruning -> evaluation
+"""
+
+from dgprune_lite.channels import ChannelGraph, FilterGroup, Layer, trace_channels
+from dgprune_lite.checkpoints import load, save
+from dgprune_lite.domains import DigitsLite, MultipleDomainDataset, Split, leave_one_domain_out
+from dgprune_lite.evaluation import evaluate, summarize
+from dgprune_lite.models import MODELS, build_model, count_parameters, load_model, save_model
+from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
+from dgprune_lite.risks import DomainStatistics, domain_statistics, gate_gradients_per_image, gated
+from dgprune_lite.scores import CRITERIA, criterion, score
+from dgprune_lite.training import fit, recalibrate_batchnorm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CRITERIA",
+    "MODELS",
+    "ChannelGraph",
+    "DigitsLite",
+    "DomainStatistics",
+    "FilterGroup",
+    "Layer",
+    "MultipleDomainDataset",
+    "PruningPlan",
+    "Split",
+    "build_model",
+    "count_parameters",
+    "criterion",
+    "domain_statistics",
+    "evaluate",
+    "fit",
+    "gate_gradients_per_image",
+    "gated",
+    "leave_one_domain_out",
+    "load",
+    "load_model",
+    "plan_pruning",
+    "prune",
+    "recalibrate_batchnorm",
+    "save",
+    "save_model",
+    "score",
+    "summarize",
+    "trace_channels",
+]

@@ -1,0 +1,134 @@
+"""The exact effect of removing each filter alone, without running the network M times.
+
+Activations are computed once. For each filter only what lies behind its gate is computed again,
+and the first layers that read it are not even run: they are linear, so leaving out a channel
+subtracts that channel's contribution from the output already known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from dgprune_lite.channel_ids import squeeze_constant
+from dgprune_lite.channels import ChannelGraph, symbolic_trace
+
+
+def ablated_losses(
+    model: nn.Module,
+    graph: ChannelGraph,
+    images: Tensor,
+    labels: Tensor,
+    filters: Iterable[int] | None = None,
+) -> Tensor:
+    """Sum of the losses over the images with each filter's gate at 0 in turn.
+
+    Args:
+        model: In eval mode; gives logits (n, classes).
+        graph: Traced from ``model``.
+        images: float (n, channels, height, width).
+        labels: int64 (n,).
+        filters: Numbers of the filters to leave out in turn; all M by default.
+
+    Returns:
+        float64 (filters,), on the CPU.
+    """
+    with torch.no_grad():
+        ablation = _Ablation(symbolic_trace(model), graph)
+        ablation.run(images)
+        losses = []
+        for unit in range(graph.num_filters) if filters is None else filters:
+            logits = ablation.logits_without(unit)
+            losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum().cpu())
+    return torch.stack(losses)
+
+
+class _Ablation(fx.Interpreter):
+    """Keeps all activations of one batch and recomputes what a missing filter changes."""
+
+    def __init__(self, module: fx.GraphModule, graph: ChannelGraph):
+        super().__init__(module, garbage_collect_values=False)
+        self.channels = graph
+        self.order = list(module.graph.nodes)
+        self.carried = {
+            node: set(squeeze_constant(units).unique().tolist()) - {-1}
+            for node in self.order
+            if (units := graph.node_units.get(node.name)) is not None
+        }
+
+    def run_node(self, n: fx.Node) -> Any:
+        return self._compute(n, self.env)
+
+    def logits_without(self, unit: int) -> Tensor:
+        """The network's output with one filter's gate at 0.
+
+        An activation that carries the filter's channels and depends on it in no other way is
+        the stored one with those channels at 0; it is only written out where it is needed.
+        """
+        changed: dict[fx.Node, Any] = {}
+        for node in self.order:
+            reads_changed = any(parent in changed for parent in node.all_input_nodes)
+            reads_filter = any(unit in self.carried.get(p, ()) for p in node.all_input_nodes)
+            if not reads_changed:
+                if not reads_filter or not self._mixes_channels(node):
+                    continue  # untouched, or the stored values with the filter's channels at 0
+                changed[node] = self._subtract(node, unit)
+            else:
+                known = {parent: self.env[parent] for parent in node.all_input_nodes}
+                for parent in node.all_input_nodes:
+                    if parent in changed:
+                        known[parent] = changed[parent]
+                    elif unit in self.carried.get(parent, ()):
+                        known[parent] = self._masked(parent, self.env[parent], unit)
+                changed[node] = self._compute(node, known)
+            if str(node.target) in self.channels.gates and unit in self.carried.get(node, ()):
+                changed[node] = self._masked(node, changed[node], unit)
+        output = self.order[-1]
+        return changed.get(output, self.env[output])
+
+    def _mixes_channels(self, node: fx.Node) -> bool:
+        """Whether the node is a layer whose every output depends on each channel it reads."""
+        if node.op == "output":
+            return False
+        layer = self.channels.layers.get(str(node.target)) if node.op == "call_module" else None
+        return layer is not None and layer.in_units is not None
+
+    def _masked(self, node: fx.Node, value: Tensor, unit: int) -> Tensor:
+        units = self.channels.node_units[node.name].to(value.device)
+        return value.masked_fill(units == unit, 0)
+
+    def _subtract(self, node: fx.Node, unit: int) -> Tensor:
+        """A layer's stored output less the contribution of one filter's channels."""
+        module, (source,) = self.fetch_attr(str(node.target)), node.all_input_nodes
+        layer = self.channels.layers[str(node.target)]
+        columns = torch.from_numpy(layer.in_units == unit).nonzero()[:, 0]
+        before, value = self.env[source], self.env[node]
+        if layer.kind == "linear":
+            part = before[..., columns] @ module.weight[:, columns].T
+        elif module.groups == 1:
+            part = module._conv_forward(before[:, columns], module.weight[:, columns], None)
+        else:
+            return self._compute(node, {source: self._masked(source, before, unit)})
+        return value - part
+
+    def _compute(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        """Run one node on ``known`` inputs, none of which is changed in place."""
+        if node.op in ("placeholder", "get_attr"):
+            return super().run_node(node)
+
+        def load(parent: fx.Node) -> Any:
+            value = known[parent]
+            return value.clone() if isinstance(value, Tensor) and self._in_place(node) else value
+
+        args, kwargs = fx.map_arg(node.args, load), fx.map_arg(node.kwargs, load)
+        return getattr(self, node.op)(node.target, args, kwargs)
+
+    def _in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))
+        name = getattr(node.target, "__name__", str(node.target))
+        return name.startswith("i") or name.endswith("_") or bool(node.kwargs.get("inplace"))

@@ -1,0 +1,279 @@
+"""Which filters stand and fall together.
+
+The network is traced with ``torch.fx`` and run once on an example while every activation
+carries, element by element, the *id* of the channel it belongs to. Convolutions and linear layers
+make fresh ids, shape operations move ids about, additions unite them (``channel_rules.py`` holds
+one short rule per operation). Connected ids are one *filter* that can only be kept or removed
+whole; filters that share the same producing layers form a *filter group*. All that surgery needs
+(which rows of which weight go) is then read off the ids.
+
+What this module does not do: it never changes the model, and it knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from dgprune_lite.channel_ids import FIXED, Propagation, Value, squeeze_constant
+from dgprune_lite.channel_rules import apply_rule
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with parameters along channel axes.
+
+    ``out_units[i]`` is the filter that output channel i belongs to, -1 where it is fixed.
+    ``in_units[j]`` is the same for entry j of the weight's input axis; None for BatchNorm and
+    depthwise convolutions, whose input goes with their output.
+    """
+
+    name: str
+    kind: Literal["conv", "linear", "norm"]
+    out_units: np.ndarray
+    in_units: np.ndarray | None
+    weight_shape: tuple[int, ...]  # () for a BatchNorm without affine parameters
+    has_bias: bool
+    positions: int  # outputs per channel and image, over all calls: what MACs multiply by
+
+    def widths(self, removed: np.ndarray) -> tuple[int, int]:
+        """Entries left on the output and the weight's input axis; ``removed``: bool (filters,)."""
+        rows = int(keep_mask(self.out_units, removed).sum())
+        if self.in_units is not None:
+            return rows, int(keep_mask(self.in_units, removed).sum())
+        return rows, self.weight_shape[1] if len(self.weight_shape) > 1 else 1
+
+    def size(self, removed: np.ndarray) -> tuple[int, int]:
+        """Parameters and multiply-accumulates per image that are left."""
+        rows, columns = self.widths(removed)
+        if not self.weight_shape:
+            return 0, 0
+        kernel = int(np.prod(self.weight_shape[2:], dtype=np.int64))
+        weights = rows * columns * kernel
+        macs = 0 if self.kind == "norm" else weights * self.positions
+        return weights + rows * self.has_bias, macs
+
+
+@dataclass(frozen=True)
+class FilterGroup:
+    """Filters produced by the same layers, which lose the same number of channels.
+
+    The group's filters are numbers ``start`` to ``start + size`` of the graph's M filters.
+    """
+
+    name: str
+    start: int
+    size: int
+    producers: tuple[str, ...]
+
+    @property
+    def span(self) -> slice:
+        """Where the group's filters lie on an axis of all M filters."""
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What :func:`trace_channels` finds; plain data, no reference to the model.
+
+    Attributes:
+        groups: Name to :class:`FilterGroup`, in the network's order.
+        skipped: Module name to the reason why none of its filters can be removed.
+        layers: Name to :class:`Layer`, in the network's order.
+        gates: Modules on whose output the filters' gates sit: the last BatchNorm, or the
+            convolution or linear layer where none follows, before the filters are used.
+        parameters: Number of parameters of the whole model.
+    """
+
+    groups: dict[str, FilterGroup]
+    skipped: dict[str, str]
+    layers: dict[str, Layer]
+    gates: tuple[str, ...]
+    parameters: int
+    node_units: dict[str, Tensor] = field(repr=False)  # fx node to units, shape of one image
+
+    @property
+    def num_filters(self) -> int:
+        """M, the number of filters over all groups."""
+        return sum(group.size for group in self.groups.values())
+
+    def split(self, values: Tensor | np.ndarray) -> dict[str, Any]:
+        """Cut the last axis (M filters) into one part a group."""
+        return {name: values[..., group.span] for name, group in self.groups.items()}
+
+    def join(self, parts: dict[str, Tensor]) -> Tensor:
+        """The inverse of :meth:`split` for (filters,) tensors."""
+        return torch.cat([parts[name] for name in self.groups])
+
+    def totals(self, removed: np.ndarray | None = None) -> tuple[int, int]:
+        """Parameters and MACs per image of the network without the ``removed`` filters.
+
+        Args:
+            removed: bool (M,); None for the whole network.
+        """
+        nothing = np.zeros(self.num_filters, dtype=bool)
+        removed = nothing if removed is None else removed
+        before = [layer.size(nothing) for layer in self.layers.values()]
+        after = [layer.size(removed) for layer in self.layers.values()]
+        saved = sum(b[0] - a[0] for b, a in zip(before, after, strict=True))
+        return self.parameters - saved, sum(a[1] for a in after)
+
+
+def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Which entries stay: those that are fixed (-1) or whose filter is not ``removed``."""
+    mask = units < 0
+    mask[~mask] = ~removed[units[~mask]]
+    return mask
+
+
+def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
+    """Find the filters of ``model`` that can be removed exactly, and what goes with each.
+
+    Args:
+        model: Any network that ``torch.fx.symbolic_trace`` can follow. It is run once in eval
+            mode without gradients and left as it was.
+        example_inputs: One input batch, such as float32 (1, 3, 28, 28), or a tuple of several.
+
+    Returns:
+        The :class:`ChannelGraph`. Layers that cannot lose a filter exactly are in ``skipped``
+        with the reason.
+
+    Raises:
+        ValueError: The model cannot be traced (names the place) or does not accept the example.
+
+    Source: our construction (chapter 3); the idea of dependency groups is in Fang et al. 2023,
+    "DepGraph", there found by rules on pairs of layers.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 10))
+    >>> graph = trace_channels(net, torch.zeros(1, 3, 4, 4))
+    >>> graph.groups["0"].size, graph.skipped
+    (4, {'3': "its outputs are the network's outputs"})
+    """
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if not all(isinstance(value, Tensor) for value in inputs):
+        kinds = ", ".join(type(value).__name__ for value in inputs)
+        raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {kinds}")
+    with eval_mode(model):
+        propagation = _Tracing(symbolic_trace(model))
+        try:
+            with torch.no_grad():
+                propagation.run(*(value.clone() for value in inputs))
+        except Exception as error:
+            shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+            raise ValueError(
+                f"{type(model).__name__} does not run on example_inputs of shape {shapes}: {error}"
+            ) from error
+    return propagation.channel_graph(sum(p.numel() for p in model.parameters()))
+
+
+def symbolic_trace(model: nn.Module) -> fx.GraphModule:
+    """``torch.fx.symbolic_trace`` with an error that names the place it cannot follow."""
+    try:
+        return fx.symbolic_trace(model)
+    except Exception as error:
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "torch/fx" not in frame.filename.replace("\\", "/")
+            and frame.name != "symbolic_trace"
+        ]
+        place = f" at {frames[-1].name}(): `{frames[-1].line}`" if frames else ""
+        raise ValueError(
+            f"torch.fx cannot trace {type(model).__name__}{place}: {error}. Move what depends on "
+            "the data (if, for, len) out of forward, or into a function marked with torch.fx.wrap"
+        ) from error
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every submodule's own mode as found afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+_INPUT = "it filters the channels of the network's input, which stay"
+
+
+class _Tracing(Propagation):
+    """Runs the network on real tensors and, beside it, the rules on ids."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.values[n] = apply_rule(self, n, result)
+        return result
+
+    def channel_graph(self, parameters: int) -> ChannelGraph:
+        """Read groups, gates and layers off the ids."""
+        root = np.array([self.find(i) for i in range(len(self.parent))])
+        why: dict[int, str] = {}
+        for i, reason in self.reasons.items():
+            why.setdefault(int(root[i]), reason)
+        producers = {
+            n: root[r["out"].numpy()] for n, r in self.records.items() if r["kind"] != "norm"
+        }
+        makers: dict[int, list[str]] = defaultdict(list)
+        for name, roots in producers.items():
+            for r in dict.fromkeys(roots.tolist()):
+                if r != FIXED and r not in why:
+                    makers[r].append(name)
+        members: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for r, names in makers.items():
+            members[tuple(names)].append(r)
+
+        groups, unit_of_root, start, seen = {}, np.full(len(root), -1), 0, Counter[str]()
+        for layer_names, filters in members.items():
+            first = layer_names[0]
+            seen[first] += 1
+            name = first if seen[first] == 1 else f"{first}#{seen[first]}"
+            groups[name] = FilterGroup(name, start, len(filters), layer_names)
+            unit_of_root[filters] = np.arange(start, start + len(filters))
+            start += len(filters)
+        unit = torch.from_numpy(unit_of_root[root])  # id to filter, -1 where fixed
+
+        layers = {
+            name: Layer(
+                name=name,
+                kind=r["kind"],
+                out_units=unit[r["out"]].numpy(),
+                in_units=None if r["into"] is None else unit[r["into"]].numpy(),
+                weight_shape=r["weight_shape"],
+                has_bias=r["has_bias"],
+                positions=r["positions"],
+            )
+            for name, r in self.records.items()
+        }
+        skipped = {
+            name: next(
+                (why[r] for r in roots.tolist() if r in why),
+                "it filters channels of the input, which stay",
+            )
+            for name, roots in producers.items()
+            if (layers[name].out_units < 0).all()
+        }
+        node_units = {
+            node.name: _look_up(unit, value.ids[0] if value.ids.ndim else value.ids)
+            for node, value in self.values.items()
+            if isinstance(value, Value)
+        }
+        gates = tuple(name for name in self.used_gates if (layers[name].out_units >= 0).any())
+        return ChannelGraph(groups, skipped, layers, gates, parameters, node_units)
+
+
+def _look_up(table: Tensor, ids: Tensor) -> Tensor:
+    """``table[ids]`` that stays expanded where ``ids`` is."""
+    return table[squeeze_constant(ids)].expand(ids.shape)

@@ -1,0 +1,162 @@
+"""Labelled images that know which domain they come from: the base class of every data set.
+
+What this file is *not*: it reads no images and splits nothing. A data set fills a mapping from
+domain name to `torch.utils.data.Dataset`; splitting is in `splits.py`, batching in `loading.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch.utils.data import Dataset
+
+
+def nearest_name(name: object, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name nearest to `name`, or "" if none is near.
+
+    Args:
+        name: what the caller gave.
+        known: the names that would have been right.
+
+    Returns:
+        A sentence with a leading space, to be put at the end of an error message.
+
+    Example:
+        >>> nearest_name("mnistm", ("mnist_m", "optdigits"))
+        " Did you mean 'mnist_m'?"
+    """
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
+    return f" Did you mean {by_lower_case[close[0]]!r}?" if close else ""
+
+
+class MultipleDomainDataset:
+    """The domains of one data set, each a `Dataset` of (image, label) pairs, by name.
+
+    A subclass calls `__init__` with its domains, or, where opening a domain is costly, overrides
+    `open_domain` and sets the four attributes itself: a domain is opened on first access only,
+    so that code which never asks for a domain never reads its images. The names `ENVIRONMENTS`,
+    `num_classes` and `input_shape` are DomainBed's (Gulrajani and Lopez-Paz, ICLR 2021).
+
+    Iterating yields the domain *names* and `len` counts the domains, as for a mapping.
+
+    Attributes:
+        ENVIRONMENTS: names of the domains, in a fixed order.
+        class_names: names of the classes; a label indexes this tuple.
+        num_classes: how many classes there are.
+        input_shape: (channels, height, width) of every image.
+
+    Args:
+        domains: domain name to a map-style dataset of (image, label): image float32
+            (channels, height, width), label an integer in [0, number of classes).
+        class_names: names of the classes, in label order.
+        input_shape: (channels, height, width) of every image.
+
+    Raises:
+        ValueError: if there is no domain or no class, or if a shape is not three positive sizes.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> part = TensorDataset(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
+        >>> pets = MultipleDomainDataset({"photo": part, "sketch": part}, ("cat", "dog"), (3, 8, 8))
+        >>> list(pets), len(pets), len(pets["sketch"])
+        (['photo', 'sketch'], 2, 2)
+    """
+
+    ENVIRONMENTS: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    input_shape: tuple[int, int, int]
+
+    def __init__(
+        self,
+        domains: Mapping[str, Dataset],
+        class_names: Iterable[str],
+        input_shape: tuple[int, int, int],
+    ) -> None:
+        if not domains:
+            raise ValueError("domains is empty; expected at least one name with its dataset")
+        self.ENVIRONMENTS = tuple(domains)
+        self.class_names = tuple(class_names)
+        if not self.class_names:
+            raise ValueError("class_names is empty; expected one name a class")
+        if len(input_shape) != 3 or min(input_shape) < 1:
+            raise ValueError(
+                f"input_shape is {input_shape!r}; expected (channels, height, width), all positive"
+            )
+        self.input_shape = input_shape
+        self._opened: dict[str, Dataset] = dict(domains)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def open_domain(self, name: str) -> Dataset:
+        """Open one domain; called once a domain, on first access.
+
+        Args:
+            name: one of `ENVIRONMENTS`.
+
+        Returns:
+            The domain's dataset of (image, label).
+
+        Raises:
+            NotImplementedError: unless a subclass that opens its domains late overrides it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how to open {name!r}")
+
+    def resolve(self, env: str | int) -> str:
+        """Return the domain name that `env`, a name or a position, stands for.
+
+        Args:
+            env: a name, or a position in `ENVIRONMENTS` (DomainBed numbers its `test_envs`).
+
+        Returns:
+            The name.
+
+        Raises:
+            ValueError: if there is no such domain; the message lists the known ones.
+            TypeError: if `env` is neither a name nor a whole number.
+        """
+        known = ", ".join(self.ENVIRONMENTS)
+        if isinstance(env, bool) or not isinstance(env, (str, int)):
+            raise TypeError(
+                f"domain {env!r} is a {type(env).__name__}; expected a name ({known}) "
+                f"or a position from 0 to {len(self) - 1}"
+            )
+        if isinstance(env, str):
+            if env not in self.ENVIRONMENTS:
+                raise ValueError(
+                    f"{type(self).__name__} has no domain {env!r}; expected one of {known}."
+                    + nearest_name(env, self.ENVIRONMENTS)
+                )
+            return env
+        if not 0 <= env < len(self):
+            raise ValueError(
+                f"{type(self).__name__} has no domain number {env}; "
+                f"expected 0 to {len(self) - 1} ({known})"
+            )
+        return self.ENVIRONMENTS[env]
+
+    def __getitem__(self, env: str | int) -> Dataset:
+        name = self.resolve(env)
+        # `__dict__` rather than an attribute set in `__init__`: a late-opening subclass need not
+        # call `super().__init__`.
+        opened: dict[str, Dataset] = self.__dict__.setdefault("_opened", {})
+        if name not in opened:
+            opened[name] = self.open_domain(name)
+        return opened[name]
+
+    def __len__(self) -> int:
+        return len(self.ENVIRONMENTS)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ENVIRONMENTS)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({', '.join(self.ENVIRONMENTS)}; "
+            f"{self.num_classes} classes, images {'×'.join(map(str, self.input_shape))})"
+        )

@@ -1,0 +1,305 @@
+"""DigitsLite: four domains of digits, embedded in the package (no download).
+
+The data file holds what cannot be computed: grey scans, glyph shapes, shrunken photos and the
+random choices (colours, patches). The coloured images are composed here with whole-number
+arithmetic only, so every platform gets the same bytes. `data/README.md` is the data card:
+sources, licences and known limits. `tools/build_digits.py` builds the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import TensorDataset
+
+from dgprune_lite.domains.base import MultipleDomainDataset
+
+Bytes = NDArray[np.uint8]
+
+DATA_FILE = Path(str(resources.files("dgprune_lite.domains"))) / "data" / "digits_lite.npz"
+CHECKSUM_FILE = DATA_FILE.with_name("checksums.json")
+
+# Seed of the raw PCG64 stream the noise of `syn` is made of. NumPy promises that the raw stream
+# never changes; it does not promise that for `Generator.normal`.
+NOISE_SEED = 20221
+# A sum of four random bytes has a standard deviation of 147.8; times 21 / 256 that is 12.1.
+NOISE_NUMERATOR = 21
+
+
+class DigitsLite(MultipleDomainDataset):
+    """Ten digits in four domains: 8940 colour images of 28×28, embedded in the package.
+
+    | domain | what | images |
+    |---|---|---|
+    | mnist | MNIST scans | 2400 |
+    | mnist_m | other MNIST scans, blended with photo patches: abs(patch − digit) | 2400 |
+    | optdigits | 8×8 scans of other writers, upsampled and centred as in MNIST | 1740 |
+    | syn | printed digits, many typefaces, rotated, coloured, noisy | 2400 |
+
+    Each domain is a `TensorDataset` of images float32 (n, 3, 28, 28) in [0, 1] and labels int64
+    (n,), balanced over the classes and in shuffled order. No image appears in two domains. Every
+    `DigitsLite()` holds tensors of its own: changing them leaves the next `DigitsLite()` intact.
+
+    Raises:
+        FileNotFoundError: if the package lacks its data file.
+        ValueError: if the data file is damaged (its SHA-256 differs from the recorded one).
+
+    Source:
+        MNIST (LeCun et al. 1998); MNIST-M after Ganin et al., "Domain-adversarial training of
+        neural networks", JMLR 2016; optdigits (Alpaydin and Kaynak 1998); syn after the Synth
+        Digits of Ganin and Lempitsky, ICML 2015. See data/README.md.
+
+    Example:
+        >>> digits = DigitsLite()
+        >>> digits
+        DigitsLite(mnist, mnist_m, optdigits, syn; 10 classes, images 3×28×28)
+        >>> images, labels = digits["optdigits"].tensors
+        >>> images.shape, images.dtype, labels.bincount().tolist()[:3]
+        (torch.Size([1740, 3, 28, 28]), torch.float32, [174, 174, 174])
+    """
+
+    ENVIRONMENTS = ("mnist", "mnist_m", "optdigits", "syn")
+    class_names = tuple("0123456789")
+    input_shape = (3, 28, 28)
+
+    def __init__(self) -> None:
+        _embedded_arrays()  # a damaged file is reported here, not at first use of a domain
+
+    def open_domain(self, name: str) -> TensorDataset:
+        """Compose one domain into tensors of its own."""
+        images, labels = composed(name)
+        # (n, 28, 28, 3) bytes to (n, 3, 28, 28) in [0, 1]; both tensors are fresh memory.
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        return TensorDataset(pixels.float().div_(255.0), torch.from_numpy(labels.astype(np.int64)))
+
+
+def read_arrays(path: Path, sha256: str) -> dict[str, NDArray]:
+    """Read the arrays of a data file after checking that its bytes are the recorded ones.
+
+    Args:
+        path: the .npz file.
+        sha256: expected SHA-256 of the file's bytes, in hexadecimal.
+
+    Returns:
+        Array name to array. Nothing is unpickled.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the bytes differ from the recorded ones.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no data file {str(path)!r}; expected it inside the package: reinstall dgprune_lite"
+        )
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{str(path)!r} is damaged: its {len(content)} bytes have SHA-256 {found}, expected "
+            f"{sha256}; reinstall dgprune_lite (or run tools/build_digits.py in a checkout)"
+        )
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, OSError) as error:  # the checksum itself was written for such bytes
+        raise ValueError(f"{str(path)!r} is not a NumPy .npz archive: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def recorded_checksums() -> dict[str, str]:
+    """Return the recorded SHA-256 of the data file and of every composed domain.
+
+    Returns:
+        "digits_lite.npz" and the four domain names to hexadecimal digests. A domain's digest is
+        that of its images as bytes (n, 28, 28, 3) followed by its labels as bytes (n,).
+
+    Example:
+        >>> sorted(recorded_checksums())
+        ['digits_lite.npz', 'mnist', 'mnist_m', 'optdigits', 'syn']
+    """
+    if not CHECKSUM_FILE.is_file():
+        raise FileNotFoundError(
+            f"no checksum file {str(CHECKSUM_FILE)!r}; expected it inside the package: "
+            f"reinstall dgprune_lite"
+        )
+    checksums: dict[str, str] = json.loads(CHECKSUM_FILE.read_text(encoding="utf-8"))
+    return checksums
+
+
+@lru_cache(maxsize=1)
+def _embedded_arrays() -> dict[str, NDArray]:
+    return read_arrays(DATA_FILE, recorded_checksums()["digits_lite.npz"])
+
+
+@lru_cache(maxsize=4)
+def composed(name: str) -> tuple[Bytes, Bytes]:
+    """Return the composed images of one domain, cached for the process and read-only.
+
+    Args:
+        name: one of `DigitsLite.ENVIRONMENTS`.
+
+    Returns:
+        images uint8 (n, 28, 28, 3) and labels uint8 (n,), not writeable.
+
+    Example:
+        >>> images, labels = composed("syn")
+        >>> images.shape, images.flags.writeable
+        ((2400, 28, 28, 3), False)
+    """
+    images, labels = compose(name, _embedded_arrays())
+    images.flags.writeable = False
+    labels.flags.writeable = False
+    return images, labels
+
+
+def compose(name: str, arrays: Mapping[str, NDArray]) -> tuple[Bytes, Bytes]:
+    """Compose one domain's images from the arrays of the data file.
+
+    Args:
+        name: one of `DigitsLite.ENVIRONMENTS`.
+        arrays: what `read_arrays` returns.
+
+    Returns:
+        images uint8 (n, 28, 28, 3) and labels uint8 (n,).
+
+    Raises:
+        ValueError: for an unknown domain.
+    """
+    if name == "mnist":
+        images = grey_to_colour(arrays["mnist_scans"])
+    elif name == "mnist_m":
+        images = blend_with_photos(arrays)
+    elif name == "optdigits":
+        images = grey_to_colour(centre(upsample(arrays["optdigits_scans"])))
+    elif name == "syn":
+        images = colour_glyphs(arrays["syn_masks"], arrays["syn_colours"])
+    else:
+        raise ValueError(
+            f"DigitsLite has no domain {name!r}; "
+            f"expected one of {', '.join(DigitsLite.ENVIRONMENTS)}"
+        )
+    return images, arrays[f"{name}_labels"].copy()
+
+
+def grey_to_colour(grey: Bytes) -> Bytes:
+    """Repeat grey images (n, height, width) on three channels: (n, height, width, 3)."""
+    return np.repeat(grey[..., None], 3, axis=3)
+
+
+def blend_with_photos(arrays: Mapping[str, NDArray]) -> Bytes:
+    """Blend each scan with its photo patch as MNIST-M does, abs(patch − digit).
+
+    Args:
+        arrays: "mnist_m_scans" uint8 (n, 28, 28), "mnist_m_patches" uint16 (n, 3) with rows of
+            (photo, top, left), and the photos "photo_0", ... uint8 (height, width, 3).
+
+    Returns:
+        Images uint8 (n, 28, 28, 3).
+    """
+    scans = arrays["mnist_m_scans"]
+    patches = np.empty((*scans.shape, 3), dtype=np.int16)
+    for i, (photo, top, left) in enumerate(arrays["mnist_m_patches"].tolist()):
+        patches[i] = arrays[f"photo_{photo}"][top : top + 28, left : left + 28]
+    return np.abs(patches - scans[..., None].astype(np.int16)).astype(np.uint8)
+
+
+def bicubic_weights() -> NDArray[np.int64]:
+    """Return the bicubic upsampling from 8 to 20 samples as whole numbers over 2000.
+
+    Output i sits at input position 0.4 i − 0.3 (pixel areas aligned, edges repeated). Its distance
+    to an input is a multiple of 0.1, so Keys' cubic kernel with a = −1/2 takes only multiples
+    of 1/2000 and the matrix is exact.
+
+    Returns:
+        Weights int64 (20, 8); each row sums to 2000.
+
+    Source:
+        Keys, "Cubic convolution interpolation for digital image processing", 1981, eq. 15.
+
+    Example:
+        >>> bicubic_weights()[10].tolist()
+        [0, 0, -63, 579, 1631, -147, 0, 0]
+    """
+    weights = np.zeros((20, 8), dtype=np.int64)
+    for i in range(20):
+        position = 4 * i - 3  # in tenths of an input pixel
+        first = position // 10 - 1
+        for j in range(first, first + 4):
+            t = abs(position - 10 * j)
+            if t <= 10:  # (3/2) t³ − (5/2) t² + 1, times 2000, with t in tenths
+                value = 3 * t**3 - 50 * t**2 + 2000
+            else:  # −(1/2) t³ + (5/2) t² − 4 t + 2
+                value = -(t**3) + 50 * t**2 - 800 * t + 4000
+            weights[i, min(max(j, 0), 7)] += value
+    return weights
+
+
+def upsample(scans: Bytes) -> Bytes:
+    """Upsample 8×8 scans with values 0 to 16 to 20×20 with values 0 to 255, bicubic.
+
+    Args:
+        scans: uint8 (n, 8, 8).
+
+    Returns:
+        uint8 (n, 20, 20), rounded to the nearest value, overshoots clipped.
+    """
+    weights = bicubic_weights()
+    scaled = weights @ scans.astype(np.int64) @ weights.T * 255  # over 2000² · 16
+    divisor = 2000 * 2000 * 16
+    return np.clip((scaled + divisor // 2) // divisor, 0, 255).astype(np.uint8)
+
+
+def centre(images: Bytes) -> Bytes:
+    """Place 20×20 images in 28×28 with the centre of mass in the middle, as in MNIST.
+
+    The shift is a whole number of pixels and keeps the 20×20 image inside the frame.
+
+    Args:
+        images: uint8 (n, 20, 20), bright digit on black.
+
+    Returns:
+        uint8 (n, 28, 28).
+    """
+    framed = np.zeros((len(images), 28, 28), dtype=np.uint8)
+    mass = images.astype(np.int64)
+    total = np.maximum(mass.sum(axis=(1, 2)), 1)
+    place = np.arange(20)
+    # Offset = round(13.5 − centre of mass), in whole numbers.
+    rows = (27 * total - 2 * (mass.sum(axis=2) @ place) + total) // (2 * total)
+    columns = (27 * total - 2 * (mass.sum(axis=1) @ place) + total) // (2 * total)
+    for i, (top, left) in enumerate(zip(rows.clip(0, 8), columns.clip(0, 8), strict=True)):
+        framed[i, top : top + 20, left : left + 20] = images[i]
+    return framed
+
+
+def colour_glyphs(masks: Bytes, colours: Bytes) -> Bytes:
+    """Paint glyphs in a foreground on a background colour and add noise.
+
+    Args:
+        masks: coverage uint8 (n, 28, 28), 255 inside the glyph.
+        colours: uint8 (n, 2, 3), foreground and background.
+
+    Returns:
+        uint8 (n, 28, 28, 3); noise has a standard deviation of 12 grey levels before clipping.
+    """
+    # Sixteen bits hold every intermediate value: 255 · 255 + 127 < 2^16.
+    coverage = masks[..., None].astype(np.uint16)  # (n, 28, 28, 1)
+    front = colours[:, 0, None, None, :].astype(np.uint16)  # (n, 1, 1, 3)
+    back = colours[:, 1, None, None, :].astype(np.uint16)
+    painted = (coverage * front + (255 - coverage) * back + 127) // 255
+    # Eight random bytes a draw make the noise of two values: sums of four, nearly Gaussian.
+    raw = np.random.PCG64(NOISE_SEED).random_raw(painted.size // 2)
+    octets = raw.astype("<u8", copy=False).view(np.uint8).reshape(-1, 4).astype(np.int16)
+    noise = octets[:, 0] + octets[:, 1] + octets[:, 2] + octets[:, 3] - 510
+    noise = (noise * NOISE_NUMERATOR + 128) >> 8
+    return (painted.astype(np.int16) + noise.reshape(painted.shape)).clip(0, 255).astype(np.uint8)

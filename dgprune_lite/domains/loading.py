@@ -1,0 +1,216 @@
+"""Images of a domain as batches: in order, all of them, and checked.
+
+What this file is *not*: a shuffling data loader. Training draws its own random indices and calls
+`fetch`; evaluation and scoring walk through a domain once, in order, with `batches`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+
+
+def count(dataset: Dataset, domain: str = "?") -> int:
+    """Return how many images a dataset has.
+
+    Args:
+        dataset: a map-style dataset.
+        domain: its name, for the error message.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        TypeError: if the dataset has no length (an `IterableDataset`, say).
+
+    Example:
+        >>> count(TensorDataset(torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.long)))
+        5
+    """
+    try:
+        return len(cast(Sized, dataset))
+    except TypeError as error:
+        raise TypeError(
+            f"domain {domain!r} is a {type(dataset).__name__} without a length; expected a "
+            f"map-style dataset with __len__ and __getitem__ (not an IterableDataset)"
+        ) from error
+
+
+def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    """Return the images and labels at the given places of a dataset, as one batch.
+
+    A `TensorDataset` is indexed once for the whole batch; any other dataset is asked for one
+    sample after another, which are then collated.
+
+    Args:
+        dataset: map-style dataset of (image, label).
+        indices: places of the samples wanted, a sequence of int or an int64 tensor (n,).
+
+    Returns:
+        images (n, channels, height, width) and labels (n,), copies, on the dataset's device.
+
+    Raises:
+        IndexError: if an index lies outside the dataset.
+        ValueError: if the images differ in shape, or if no index is given (neither for a
+            `TensorDataset`, whose images have one shape and whose batch may be empty).
+        TypeError: if a sample is not an (image, label) pair.
+
+    Example:
+        >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
+        >>> images, labels = fetch(data, [4, 0])
+        >>> images.shape, labels
+        (torch.Size([2, 3, 8, 8]), tensor([4, 0]))
+    """
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
+        places = torch.as_tensor(indices, dtype=torch.long, device=dataset.tensors[0].device)
+        images, labels = dataset.tensors
+        return images[places], labels[places]
+    if type(dataset) is Subset and type(dataset.dataset) is TensorDataset:
+        return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[torch.as_tensor(indices)])
+    places_list = indices.tolist() if isinstance(indices, Tensor) else list(indices)
+    samples = [dataset[int(i)] for i in places_list]
+    if not samples:
+        raise ValueError("no indices given; expected at least one")
+    if not (isinstance(samples[0], (tuple, list)) and len(samples[0]) == 2):
+        raise TypeError(
+            f"a sample of {type(dataset).__name__} is a {type(samples[0]).__name__}; "
+            f"expected an (image, label) pair"
+        )
+    try:
+        images, labels = default_collate(samples)
+    except RuntimeError as error:
+        shapes = sorted({tuple(getattr(image, "shape", ())) for image, _ in samples})
+        raise ValueError(
+            f"images of {type(dataset).__name__} have different shapes {shapes}; "
+            f"expected one shape for all (resize or crop them)"
+        ) from error
+    return images, labels
+
+
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    domain: str = "?",
+    num_classes: int | None = None,
+    device: torch.device | str | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Walk through a domain in order, every image once, in checked batches.
+
+    The length and `batch_size` are checked at the call, the content batch by batch.
+
+    Args:
+        dataset: map-style dataset of (image, label).
+        batch_size: images a batch; the last batch may be smaller.
+        domain: name of the domain, for error messages.
+        num_classes: if given, labels must lie in [0, num_classes).
+        device: where the batches go; None leaves them where the dataset has them.
+
+    Returns:
+        An iterator over (images float (n, channels, height, width), labels int64 (n,)).
+
+    Raises:
+        ValueError: for an empty domain, a batch size below 1, images that are not four-dimensional
+            or change shape between batches, and labels outside the classes.
+        TypeError: for images that are not floating point, or labels that are not int64.
+
+    Example:
+        >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
+        >>> [len(labels) for _, labels in batches(data, 2, domain="photo", num_classes=5)]
+        [2, 2, 1]
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
+    total = count(dataset, domain)
+    if total == 0:
+        raise ValueError(
+            f"domain {domain!r} has no images; expected at least one (check its folder, or the "
+            f"split it comes from)"
+        )
+    return _walk(dataset, total, batch_size, domain, num_classes, device)
+
+
+def _walk(
+    dataset: Dataset,
+    total: int,
+    batch_size: int,
+    domain: str,
+    num_classes: int | None,
+    device: torch.device | str | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    shape: tuple[int, ...] | None = None
+    for number, start in enumerate(range(0, total, batch_size)):
+        where = f"domain {domain!r}, batch {number}"
+        stop = min(start + batch_size, total)
+        try:
+            images, labels = fetch(dataset, range(start, stop))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}: {error}") from error
+        check_batch(images, labels, where=where, shape=shape, num_classes=num_classes)
+        shape = tuple(images.shape[1:])
+        yield images.to(device), labels.to(device)
+
+
+def check_batch(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    where: str,
+    shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> None:
+    """Check one batch of labelled images, and say what is wrong with it and where.
+
+    Args:
+        images: expected float (n, channels, height, width).
+        labels: expected int64 (n,).
+        where: the beginning of the error message, such as "domain 'photo', batch 3".
+        shape: if given, the (channels, height, width) the images must have.
+        num_classes: if given, labels must lie in [0, num_classes).
+
+    Raises:
+        ValueError: for another number of dimensions, another shape, labels that do not match the
+            images in number or lie outside the classes.
+        TypeError: for images that are not floating-point tensors or labels that are not int64.
+
+    Example:
+        >>> check_batch(torch.rand(2, 3, 8, 8), torch.tensor([1, 7]), where="here", num_classes=5)
+        Traceback (most recent call last):
+            ...
+        ValueError: here: label 7 lies outside [0, 5); expected labels from 0 to 4
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(
+            f"{where}: images are {kind}; expected a floating-point tensor "
+            f"(divide uint8 images by 255)"
+        )
+    if images.ndim != 4:
+        raise ValueError(
+            f"{where}: images have shape {tuple(images.shape)}; "
+            f"expected (batch, channels, height, width)"
+        )
+    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"{where}: images have shape {tuple(images.shape[1:])}, those before had "
+            f"{tuple(shape)}; expected one shape in the whole domain"
+        )
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"{where}: labels are {kind}; expected an int64 tensor (labels.long())")
+    if labels.shape != (len(images),):
+        raise ValueError(
+            f"{where}: labels have shape {tuple(labels.shape)} for {len(images)} images; "
+            f"expected one class index an image"
+        )
+    if num_classes is not None:
+        outside = labels[(labels < 0) | (labels >= num_classes)]
+        if len(outside):
+            raise ValueError(
+                f"{where}: label {int(outside[0])} lies outside [0, {num_classes}); "
+                f"expected labels from 0 to {num_classes - 1}"
+            )

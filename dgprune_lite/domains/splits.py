@@ -1,0 +1,144 @@
+"""Leave one domain out: source domains split 80/20, the target domain kept whole and untouched."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from dgprune_lite.domains.base import MultipleDomainDataset
+from dgprune_lite.domains.loading import count
+
+
+@dataclass(frozen=True)
+class Split:
+    """One round of leave-one-domain-out: what may be learnt from, and what is only tested on.
+
+    Attributes:
+        test_env: name of the unseen domain.
+        seed: seed of the random division into training and held-out parts.
+        train: source domain name to its training part.
+        val: source domain name to its held-out part, for in-domain accuracy.
+        target: the unseen domain, in full. Nothing but a final evaluation may read it.
+        num_classes: how many classes there are.
+        input_shape: (channels, height, width) of every image.
+    """
+
+    test_env: str
+    seed: int
+    train: dict[str, Dataset]
+    val: dict[str, Dataset]
+    target: Dataset
+    num_classes: int
+    input_shape: tuple[int, int, int]
+
+    @property
+    def example_inputs(self) -> Tensor:
+        """One black image (1, channels, height, width), float32: a shape to trace with, no data."""
+        return torch.zeros(1, *self.input_shape)
+
+    def __repr__(self) -> str:
+        sources = ", ".join(
+            f"{name} {count(self.train[name])}+{count(self.val[name])}" for name in self.train
+        )
+        return f"Split(test_env={self.test_env!r}, seed={self.seed}, sources: {sources})"
+
+
+def _permutation(name: str, total: int, seed: int) -> Tensor:
+    # The generator belongs to (domain, seed) alone, so a domain is divided in the same way
+    # whichever other domain is left out. A cryptographic digest, since `hash` changes by process.
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randperm(total, generator=generator)
+
+
+def _take(dataset: Dataset, places: Tensor) -> Dataset:
+    if type(dataset) is TensorDataset:
+        return TensorDataset(*(tensor[places] for tensor in dataset.tensors))
+    return Subset(dataset, places.tolist())
+
+
+def leave_one_domain_out(
+    dataset: MultipleDomainDataset,
+    test_env: str | int,
+    seed: int,
+    holdout_fraction: float = 0.2,
+) -> Split:
+    """Keep one domain unseen and divide every other into a training and a held-out part.
+
+    A domain is divided in the same way for a given seed whichever domain is left out. The images
+    of the unseen domain are not read here, whether the dataset holds them in memory or not.
+
+    Args:
+        dataset: the domains.
+        test_env: the unseen domain: its name, or its place in `dataset.ENVIRONMENTS`.
+        seed: decides which images are held out; whole number of at least 0.
+        holdout_fraction: share of each source domain that is held out, in (0, 1); rounded, with
+            at least one image on either side.
+
+    Returns:
+        A `Split`. Parts of a `TensorDataset` are `TensorDataset`s with copies of the images (so
+        changing one in place leaves `dataset` alone); parts of any other dataset are `Subset`s.
+
+    Raises:
+        ValueError: for an unknown domain, a fraction outside (0, 1), a negative seed, a dataset
+            of one domain, or a source domain with fewer than two images.
+        TypeError: if `seed` is not a whole number.
+
+    Source:
+        The protocol of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
+        generalization", ICLR 2021), training-domain validation set.
+
+    Example:
+        >>> from dgprune_lite.domains import DigitsLite
+        >>> split = leave_one_domain_out(DigitsLite(), test_env="mnist_m", seed=0)
+        >>> split
+        Split(test_env='mnist_m', seed=0, sources: mnist 1920+480, optdigits 1392+348, syn 1920+480)
+        >>> len(split.target), split.example_inputs.shape
+        (2400, torch.Size([1, 3, 28, 28]))
+    """
+    target_name = dataset.resolve(test_env)
+    try:
+        seed = operator.index(seed)  # NumPy integers are welcome
+    except TypeError as error:
+        raise TypeError(f"seed is {seed!r}; expected a whole number") from error
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected a whole number of at least 0")
+    if not 0.0 < holdout_fraction < 1.0:
+        raise ValueError(
+            f"holdout_fraction is {holdout_fraction!r}; expected a share strictly between 0 and 1"
+        )
+    if len(dataset) < 2:
+        raise ValueError(
+            f"the dataset has only the domain {target_name!r}; expected at least two, one to "
+            f"leave out and one to learn from"
+        )
+    train: dict[str, Dataset] = {}
+    val: dict[str, Dataset] = {}
+    for name in dataset:
+        if name == target_name:
+            continue
+        source = dataset[name]
+        total = count(source, name)
+        if total < 2:
+            raise ValueError(
+                f"domain {name!r} has {'no images' if total == 0 else 'one image'}; expected at "
+                f"least two, one to learn from and one to hold out"
+            )
+        held_out = min(max(round(holdout_fraction * total), 1), total - 1)
+        order = _permutation(name, total, seed)
+        train[name] = _take(source, order[held_out:])
+        val[name] = _take(source, order[:held_out])
+    return Split(
+        test_env=target_name,
+        seed=seed,
+        train=train,
+        val=val,
+        target=dataset[target_name],
+        num_classes=dataset.num_classes,
+        input_shape=dataset.input_shape,
+    )

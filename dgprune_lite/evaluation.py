@@ -1,0 +1,180 @@
+"""How good a network is on each domain: accuracy, risk and calibration, in-domain and unseen.
+
+What this file is *not*: a way to choose anything. The numbers of the unseen domain are read once,
+at the end; the protocol chooses on the in-domain rows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dgprune_lite.domains import Split, batches
+from dgprune_lite.models import count_classes, device_of, evaluating, layout_for
+
+
+def evaluate(
+    model: nn.Module,
+    data: Split | Mapping[str, Dataset],
+    *,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """Measure a network on every domain, in evaluation mode and without gradients.
+
+    Args:
+        model: network from images (batch, channels, height, width) to logits (batch, classes); left
+            as found.
+        data: a `Split`, of which the held-out part of each source domain and the whole unseen
+            domain are measured; or domain name to dataset, all of which count as in-domain.
+        batch_size: images at a time; no influence on the result but rounding.
+        device: where to compute; the network is moved there and stays. None for where it is.
+
+    Returns:
+        One row a domain: domain, role ("in-domain" or "unseen"), images, accuracy (0 to 1), risk
+        (mean cross-entropy, nats) and ece (expected calibration error, 15 bins).
+
+    Raises:
+        ValueError: for no domain, an empty domain, labels outside the network's classes, or logits
+            that are NaN or infinite.
+        TypeError: for images or labels of another type, or a network that does not return logits.
+
+    Source:
+        The protocol of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021), training-domain validation.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> photo = TensorDataset(torch.rand(8, 3, 4, 4), torch.zeros(8, dtype=torch.long))
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
+        >>> evaluate(network, {"photo": photo}).drop(columns="role").to_dict("records")
+        [{'domain': 'photo', 'images': 8, 'accuracy': 1.0, 'risk': 0.0, 'ece': 0.0}]
+    """
+    parts: list[tuple[str, str, Dataset]]
+    if isinstance(data, Split):
+        parts = [(name, "in-domain", dataset) for name, dataset in data.val.items()]
+        parts.append((data.test_env, "unseen", data.target))
+    else:
+        parts = [(name, "in-domain", dataset) for name, dataset in data.items()]
+    if not parts:
+        raise ValueError("no domain given; expected a Split, or at least one name and dataset")
+    if device is not None:
+        model.to(device)
+    rows = []
+    with evaluating(model), torch.inference_mode():
+        for name, role, dataset in parts:
+            nats, confidence, correct = _predict(model, dataset, name, batch_size)
+            rows.append(
+                {
+                    "domain": name,
+                    "role": role,
+                    "images": len(nats),
+                    "accuracy": float(correct.double().mean()),
+                    "risk": float(nats.mean()),
+                    "ece": expected_calibration_error(confidence, correct),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def summarize(frame: pd.DataFrame) -> dict[str, float]:
+    """Boil the rows of `evaluate` down to four accuracies.
+
+    Args:
+        frame: with the columns role and accuracy, as `evaluate` returns it.
+
+    Returns:
+        in_domain (mean over source domains), unseen (mean over unseen domains, usually one), worst
+        (the lowest of all domains) and gap (in_domain - unseen); NaN where there is no such row.
+
+    Raises:
+        ValueError: if a column is missing.
+
+    Example:
+        >>> rows = {"role": ["in-domain", "in-domain", "unseen"], "accuracy": [1.0, 0.75, 0.625]}
+        >>> summarize(pd.DataFrame(rows))
+        {'in_domain': 0.875, 'unseen': 0.625, 'worst': 0.625, 'gap': 0.25}
+    """
+    missing = [column for column in ("role", "accuracy") if column not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"the table has no column {missing[0]!r}, only {list(frame.columns)}; "
+            f"expected one that `evaluate` returned"
+        )
+    in_domain = float(frame.loc[frame["role"] == "in-domain", "accuracy"].mean())
+    unseen = float(frame.loc[frame["role"] == "unseen", "accuracy"].mean())
+    return {
+        "in_domain": in_domain,
+        "unseen": unseen,
+        "worst": float(frame["accuracy"].min()),
+        "gap": in_domain - unseen,
+    }
+
+
+def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Return by how much confidence and accuracy differ, on average over bins of confidence.
+
+    Args:
+        confidence: probability of the predicted class, float (n,), from 0 to 1.
+        correct: whether the prediction was right, bool (n,).
+        bins: number of bins of equal width; bin m holds confidences in ((m - 1) / bins, m / bins].
+
+    Returns:
+        Σ_m (n_m / n) · |accuracy_m − confidence_m|, from 0 (calibrated) to 1.
+
+    Raises:
+        ValueError: for no predictions, tensors of different lengths, or fewer than one bin.
+
+    Source:
+        Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+
+    Example:
+        >>> expected_calibration_error(torch.tensor([1.0, 1.0]), torch.tensor([True, False]))
+        0.5
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
+        raise ValueError(
+            f"confidence has shape {tuple(confidence.shape)}, correct {tuple(correct.shape)}; "
+            f"expected the same (n,) for both, with at least one prediction"
+        )
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; expected at least 1")
+    confidence, correct = confidence.detach().cpu().double(), correct.cpu().double()
+    number = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (n,), from 0 to bins - 1
+    # In each bin n_m · (accuracy_m − confidence_m) is a sum over its members.
+    differences = torch.zeros(bins, dtype=torch.float64).index_add(0, number, correct - confidence)
+    return float(differences.abs().sum() / len(confidence))
+
+
+def _predict(
+    model: nn.Module, dataset: Dataset, name: str, batch_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return cross-entropy (nats), confidence and correctness of every image, each (n,)."""
+    place, layout = device_of(model), layout_for(model)
+    classes: int | None = None
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    for images, labels in batches(dataset, batch_size, domain=name):
+        images, labels = images.to(place).contiguous(memory_format=layout), labels.cpu()
+        if classes is None:
+            classes = count_classes(model, images[:1])
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            wrong = int(labels[(labels < 0) | (labels >= classes)][0])
+            raise ValueError(
+                f"domain {name!r} has the label {wrong}, but the model tells {classes} classes "
+                f"apart; expected labels from 0 to {classes - 1}"
+            )
+        logits = model(images).cpu().double()  # (batch, classes)
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError(
+                f"the logits for domain {name!r}, batch {len(kept)} are NaN or infinite; "
+                f"check the images and weights for values that are not finite"
+            )
+        confidence, predicted = logits.softmax(1).max(1)
+        nats = F.cross_entropy(logits, labels, reduction="none")
+        kept.append((nats, confidence, predicted == labels))
+    nats, confidence, correct = (torch.cat(column) for column in zip(*kept, strict=True))
+    return nats, confidence, correct

@@ -1,0 +1,361 @@
+"""Plan, then apply: scores and a ratio in, a physically smaller network out.
+
+A :class:`PruningPlan` is plain data: for every module the indices it loses on its output and on
+its input axis. It can be read, explained, saved and applied to any copy of the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dgprune_lite.channels import ChannelGraph, keep_mask, trace_channels
+from dgprune_lite.risks import ORDERS, Order, domain_statistics
+from dgprune_lite.scores import NEEDS_STATISTICS, score
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one module loses: indices on its output axis and on its weight's input axis."""
+
+    out: tuple[int, ...]
+    into: tuple[int, ...]
+    weight_shape: tuple[int, ...]  # before
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which filters go, and from where.
+
+    Attributes:
+        pruning_ratio: The ratio asked for.
+        cuts: Module name to :class:`Cut`, for every module that loses something.
+        widths: Group name to (filters before, filters after).
+        skipped: Module name to the reason why none of its filters can be removed.
+        parameters: Of the whole network, (before, after).
+        macs: Multiply-accumulates for one image, (before, after).
+        kept_gates: Group name to float (filters,): 1 where the filter stays, 0 where it goes.
+    """
+
+    pruning_ratio: float
+    cuts: dict[str, Cut]
+    widths: dict[str, tuple[int, int]]
+    skipped: dict[str, str]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    layers: pd.DataFrame = field(repr=False)
+    kept_gates: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def removed(self) -> dict[str, tuple[int, ...]]:
+        """Module name to the indices it loses on its output axis."""
+        return {name: cut.out for name, cut in self.cuts.items() if cut.out}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a module: channels, parameters and MACs before and after."""
+        return self.layers.copy()
+
+    def explain(self) -> str:
+        """What goes, where, why not elsewhere, and what it saves, as text."""
+        lines = [f"Pruning plan at ratio {self.pruning_ratio:g}"]
+        width = max([len(name) for name in self.widths] or [0])
+        for name, (before, after) in self.widths.items():
+            lines.append(f"  {name:<{width}}  {before:>5} -> {after:>5} filters")
+        for name, reason in self.skipped.items():
+            lines.append(f"  {name} keeps all its filters: {reason}")
+        for title, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
+            lines.append(f"{title}: {before:,} -> {after:,} ({after / before - 1:+.1%})")
+        return "\n".join(lines)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Make the smaller network; ``model`` is untouched.
+
+        Args:
+            model: The network the plan was made for, or another with the same layers.
+
+        Returns:
+            A copy of ``model`` without the filters of the plan. In eval mode it computes what
+            ``model`` computes with those filters' gates at 0.
+
+        Raises:
+            ValueError: A layer of the plan is missing or has another shape.
+        """
+        modules = dict(model.named_modules())
+        for name, cut in self.cuts.items():
+            weight = getattr(modules.get(name), "weight", None)
+            shape = () if weight is None else tuple(weight.shape)
+            if name not in modules or shape != cut.weight_shape:
+                found = f"has shape {shape}" if name in modules else "is not there"
+                raise ValueError(
+                    f"the plan is for another model: its layer {name!r} has a weight of shape "
+                    f"{cut.weight_shape}, in this {type(model).__name__} it {found}. "
+                    "Make the plan with the graph of this model"
+                )
+        memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
+        for name, cut in self.cuts.items():
+            memo.update((id(whole), part) for whole, part in _smaller(modules[name], cut))
+        small = copy.deepcopy(model, memo)
+        for name in self.cuts:
+            _set_sizes(small.get_submodule(name))
+        for parameter in small.parameters():
+            parameter.grad = None
+        return small
+
+
+def shrink(module: nn.Module, cut: Cut) -> None:
+    """Take the entries of ``cut`` out of one convolution, linear layer or BatchNorm, in place."""
+    smaller = {id(whole): part for whole, part in _smaller(module, cut)}
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if id(tensor) in smaller:
+            setattr(module, name, smaller[id(tensor)])
+    _set_sizes(module)
+
+
+def _smaller(module: nn.Module, cut: Cut) -> Iterator[tuple[Tensor, Tensor]]:
+    """The module's tensors that have a channel axis, each with what the cut leaves of it."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = getattr(module, name, None)
+        if isinstance(tensor, Tensor):
+            part = _without(tensor, cut.out, 0)
+            if name == "weight" and cut.into:
+                part = _without(part, cut.into, 1)
+            if isinstance(tensor, nn.Parameter):
+                part = nn.Parameter(part, requires_grad=tensor.requires_grad)
+            yield tensor, part
+
+
+def _set_sizes(module: nn.Module) -> None:
+    """Make the sizes that a module states fit its tensors."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        if module.groups > 1 and module.groups == module.in_channels:  # depthwise
+            module.groups = len(module.weight) // (module.out_channels // module.groups)
+        module.out_channels = module.weight.shape[0]
+        module.in_channels = module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        sized = module.weight if module.weight is not None else module.running_mean
+        module.num_features = module.num_features if sized is None else len(sized)
+
+
+def _without(tensor: Tensor, indices: Sequence[int], axis: int) -> Tensor:
+    keep = torch.ones(tensor.shape[axis], dtype=torch.bool)
+    keep[list(indices)] = False
+    return tensor.detach().index_select(axis, keep.nonzero()[:, 0].to(tensor.device)).contiguous()
+
+
+def plan_pruning(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    pruning_ratio: float = 0.5,
+    *,
+    global_pruning: bool = False,
+    ignored_layers: Sequence[str] = (),
+) -> PruningPlan:
+    """Decide which filters go: in each group those with the lowest scores.
+
+    Args:
+        graph: From :func:`~dgprune_lite.channels.trace_channels`.
+        scores: Group name to (filters,), from :func:`~dgprune_lite.scores.score`. High: keep.
+        pruning_ratio: Share of filters to remove, in [0, 1). Each group of n filters keeps
+            round(n·(1 - ratio)), and at least one.
+        global_pruning: Rank all filters of the network together, so that groups may lose
+            unequal shares. Scores must then be comparable between groups.
+        ignored_layers: Module names, or patterns such as ``"layer4.*"``, that keep all filters.
+
+    Returns:
+        The :class:`PruningPlan`. Equal scores go in order of the filters' numbers.
+
+    Raises:
+        ValueError: A ratio outside [0, 1), scores that do not fit the graph, a pattern that
+            fits no layer.
+
+    >>> import dgprune_lite as dg
+    >>> model = dg.build_model("digits_cnn", width=4)
+    >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    >>> plan = dg.plan_pruning(graph, dg.score("l1", model, graph), pruning_ratio=0.5)
+    >>> plan.widths
+    {'conv1': (4, 2), 'conv2': (8, 4), 'conv3': (8, 4)}
+    """
+    ratio = check_ratio(pruning_ratio)
+    _check_scores(graph, scores)
+    open_groups = _open_groups(graph, ignored_layers)
+    flat = graph.join(dict(scores)).double()
+    removed = np.zeros(graph.num_filters, dtype=bool)
+    if global_pruning:
+        spans = [np.arange(g.start, g.start + g.size) for g in open_groups]
+        safe = [span[int(flat[span].argmax())] for span in spans]  # every group keeps one
+        pool = np.setdiff1d(np.concatenate(spans), safe) if spans else np.array([], dtype=int)
+        target = sum(len(span) for span in spans)
+        removed[_lowest(flat, pool, target - kept_filters(target, ratio))] = True
+    else:
+        for group in open_groups:
+            span = np.arange(group.start, group.start + group.size)
+            removed[_lowest(flat, span, group.size - kept_filters(group.size, ratio))] = True
+    return make_plan(graph, removed, ratio)
+
+
+def check_ratio(pruning_ratio: float) -> float:
+    """The ratio as a float in [0, 1), or a ValueError."""
+    try:
+        ratio = float(pruning_ratio)
+    except (TypeError, ValueError):
+        ratio = float("nan")
+    if not 0 <= ratio < 1:
+        raise ValueError(
+            f"pruning_ratio={pruning_ratio!r} must be a number in [0, 1): the share of filters "
+            "to remove, such as 0.5 for half of them"
+        )
+    return ratio
+
+
+def kept_filters(size: int, ratio: float) -> int:
+    """round(size·(1 - ratio)), and at least one."""
+    return max(1, round(size * (1 - ratio)))
+
+
+def _lowest(scores: Tensor, candidates: np.ndarray, count: int) -> np.ndarray:
+    order = np.argsort(scores[candidates].numpy(), kind="stable")
+    return candidates[order[: max(0, count)]]
+
+
+def _check_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
+    expected = {name: group.size for name, group in graph.groups.items()}
+    given = {name: tuple(value.shape) for name, value in scores.items()}
+    if given != {name: (size,) for name, size in expected.items()}:
+        wrong = sorted(n for n in expected.keys() | given if given.get(n) != (expected.get(n),))
+        name = wrong[0]
+        raise ValueError(
+            f"scores do not fit the graph: group {name!r} has {expected.get(name, 'no')} filters "
+            f"in the graph and shape {given.get(name, 'none')} in the scores. "
+            "Score with the same graph that you plan with"
+        )
+    for name, value in scores.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"scores of group {name!r} are not all finite: {value.tolist()}")
+
+
+def _open_groups(graph: ChannelGraph, ignored: Sequence[str]) -> list[Any]:
+    patterns = [ignored] if isinstance(ignored, str) else list(ignored)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatch(name, pattern) for name in graph.layers):
+            raise ValueError(
+                f"ignored_layers={pattern!r} fits none of the layers {', '.join(graph.layers)}"
+            )
+    return [
+        group
+        for group in graph.groups.values()
+        if not any(fnmatch.fnmatch(name, p) for name in group.producers for p in patterns)
+    ]
+
+
+def make_plan(graph: ChannelGraph, removed: np.ndarray, pruning_ratio: float) -> PruningPlan:
+    """The plan that removes exactly the filters marked in ``removed``, bool (M,)."""
+    nothing = np.zeros_like(removed)
+    cuts, rows = {}, []
+    for name, layer in graph.layers.items():
+        out = np.flatnonzero(~keep_mask(layer.out_units, removed))
+        empty = np.array([], dtype=int)
+        into = empty if layer.in_units is None else ~keep_mask(layer.in_units, removed)
+        into = np.flatnonzero(into)
+        if len(out) or len(into):
+            cuts[name] = Cut(tuple(out.tolist()), tuple(into.tolist()), layer.weight_shape)
+        before, after = layer.size(nothing), layer.size(removed)
+        rows.append(
+            {
+                "module": name,
+                "kind": layer.kind,
+                "channels_before": len(layer.out_units),
+                "channels_after": layer.widths(removed)[0],
+                "parameters_before": before[0],
+                "parameters_after": after[0],
+                "macs_before": before[1],
+                "macs_after": after[1],
+            }
+        )
+    parameters, macs = zip(graph.totals(nothing), graph.totals(removed), strict=True)
+    kept = torch.from_numpy(~removed).float()
+    return PruningPlan(
+        pruning_ratio=pruning_ratio,
+        cuts=cuts,
+        widths={n: (g.size, int((~removed[g.span]).sum())) for n, g in graph.groups.items()},
+        skipped=dict(graph.skipped),
+        parameters=parameters,
+        macs=macs,
+        layers=pd.DataFrame(rows),
+        kept_gates=graph.split(kept),
+    )
+
+
+def prune(
+    model: nn.Module,
+    data: Mapping[str, Dataset[Any]],
+    criterion: str = "risk_variance",
+    pruning_ratio: float = 0.5,
+    *,
+    example_inputs: Tensor | None = None,
+    global_pruning: bool = False,
+    ignored_layers: Sequence[str] = (),
+    batch_size: int = 256,
+    progress: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, PruningPlan]:
+    """Trace, score, plan and apply in one call.
+
+    The smaller network still needs
+    :func:`~dgprune_lite.training.recalibrate_batchnorm` and fine-tuning with
+    :func:`~dgprune_lite.training.fit`.
+
+    Args:
+        model: The trained network; untouched.
+        data: Source domain name to data set, such as ``split.train``.
+        criterion: See :func:`~dgprune_lite.scores.score`; ``options`` go to it.
+        pruning_ratio: See :func:`plan_pruning`, also for ``global_pruning``, ``ignored_layers``.
+        example_inputs: One input batch; by default the first image of ``data``.
+        batch_size: Images a pass while scoring.
+        progress: Whether to show a progress bar while scoring.
+
+    Returns:
+        The smaller network and the :class:`PruningPlan`.
+    """
+    check_ratio(pruning_ratio)
+    if example_inputs is None:
+        if not data:
+            raise ValueError("data={} holds no domain: pass a dict of domain name to data set")
+        first: Any = next(iter(data.values()))
+        like = next(model.parameters())
+        example_inputs = first[0][0][None].to(like.device, like.dtype)
+    graph = trace_channels(model, example_inputs)
+    stats = None
+    if criterion in NEEDS_STATISTICS:
+        stats = domain_statistics(
+            model,
+            graph,
+            data,
+            order=statistics_order(criterion, options.get("order")),
+            batch_size=batch_size,
+            progress=progress,
+        )
+    scores = score(criterion, model, graph, stats, **options)
+    plan = plan_pruning(
+        graph, scores, pruning_ratio, global_pruning=global_pruning, ignored_layers=ignored_layers
+    )
+    return plan.apply(model), plan
+
+
+def statistics_order(criterion: str, order: str | None = None) -> Order:
+    """The cheapest order of :func:`domain_statistics` that a criterion can do with."""
+    if order == "exact":
+        return "exact"
+    if criterion in ("taylor", "risk_gradient") or order == "first":
+        return ORDERS[0]
+    return ORDERS[1]

@@ -1,0 +1,83 @@
+"""What the build refuses, tried on books of one chapter with this book's configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def make_book(folder: Path, chapter: str) -> Path:
+    """A book with this book's configuration and one chapter."""
+    (folder / "book").mkdir(parents=True)
+    shutil.copy(ROOT / "_config.yml", folder)
+    shutil.copytree(ROOT / "book" / "_ext", folder / "book" / "_ext")
+    (folder / "book" / "_static").mkdir()
+    for name in ("dgprune.css", "favicon.svg"):
+        shutil.copy(ROOT / "book" / "_static" / name, folder / "book" / "_static")
+    shutil.copy(ROOT / "book" / "references.bib", folder / "book")
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/chapter\n")
+    header = "---\njupytext:\n  text_representation:\n    format_name: myst\nkernelspec:\n"
+    header += "  display_name: Python 3\n  name: python3\n---\n\n# A chapter\n\n"
+    (folder / "book" / "chapter.md").write_text(header + chapter)
+    return folder
+
+
+def cell(code: str) -> str:
+    return f"```{{code-cell}} ipython3\n{code}\n```\n"
+
+
+@pytest.mark.book
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("chapter", "reason"),
+    [
+        (cell("raise RuntimeError('the chapter is broken')"), "the chapter is broken"),
+        ("See {ref}`nowhere`.", "nowhere"),
+        ("See {cite:p}`nobody1900`.", "nobody1900"),
+        (cell("import warnings\nwarnings.warn('a stray warning')"), "stderr"),
+    ],
+    ids=["failing cell", "broken reference", "unknown citation", "warning in a cell"],
+)
+def test_build_fails(build_book, tmp_path, chapter, reason):
+    result = build_book(make_book(tmp_path / "source", chapter), tmp_path / "output")
+    assert result.returncode != 0
+    assert reason in result.log
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_live_slider_becomes_a_note(build_book, tmp_path):
+    code = "import ipywidgets\nipywidgets.VBox([ipywidgets.IntSlider(), ipywidgets.HTML('old')])"
+    result = build_book(make_book(tmp_path / "source", cell(code)), tmp_path / "output")
+    assert result.returncode == 0, result.log[-3000:]
+    page = (result.html / "book" / "chapter.html").read_text()
+    assert 'class="dg-live-only"' in page
+    assert "vnd.jupyter.widget" not in page
+    assert "sphinx-thebe.js" not in page
+    assert "unpkg.com/thebe" not in page
+
+
+def test_extension_replaces_only_widgets():
+    path = ROOT / "book" / "_ext" / "dgbook.py"
+    spec = importlib.util.spec_from_file_location("dgbook", path)
+    dgbook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(dgbook)
+    script = '<script type="application/vnd.jupyter.widget-view+json">\n{"a": 1}\n</script>'
+    result = dgbook.replace_widgets(f"<p>before</p>{script}<p>after</p>")
+    assert re.sub(r'<p class="dg-live-only".*?</p>', "NOTE", result) == (
+        "<p>before</p>NOTE<p>after</p>"
+    )
+    assert dgbook.replace_widgets("<script>let x;</script>") == "<script>let x;</script>"
+
+
+def test_chapters_use_no_output_widget():
+    """nbclient can lose a message while it serves an Output widget; the cell then waits in vain."""
+    for chapter in sorted((ROOT / "book").glob("[0-9]*.md")):
+        found = re.search(r"\binteract\w*\(|\bOutput\(", chapter.read_text())
+        assert not found, f"{chapter.name} uses {found[0]}: take dgprune_lite.explorer.ratio_slider"

@@ -1,0 +1,152 @@
+"""fetch and batches: the right images in order, and clear errors for wrong ones."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+from dgprune_lite.domains import batches, count, fetch
+
+
+class Listed(Dataset):
+    """A map-style dataset that is not a TensorDataset, as a folder of images would be."""
+
+    def __init__(self, samples: Sequence[object]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> object:
+        return self.samples[i]
+
+
+def data(n: int = 7) -> TensorDataset:
+    images = torch.arange(n * 3 * 4 * 4, dtype=torch.float32).reshape(n, 3, 4, 4)
+    return TensorDataset(images, torch.arange(n))
+
+
+@pytest.mark.parametrize("kind", ["tensors", "subset", "subset of a list", "list"])
+@pytest.mark.parametrize("places", [[4, 0, 4], torch.tensor([4, 0, 4]), range(2, 5)])
+def test_fetch_is_the_same_for_every_kind(kind: str, places: Sequence[int] | Tensor) -> None:
+    whole = data()
+    listed = Listed([(image, int(label)) for image, label in whole])
+    dataset = {
+        "tensors": whole,
+        "subset": Subset(whole, range(7)),
+        "subset of a list": Subset(listed, list(range(7))),
+        "list": listed,
+    }[kind]
+    images, labels = fetch(dataset, places)
+    expected = torch.as_tensor(places)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, expected)
+    assert torch.equal(images, whole.tensors[0][expected])
+
+
+def test_fetch_goes_through_the_indices_of_a_subset() -> None:
+    _, labels = fetch(Subset(data(), [6, 5, 4]), [2, 0])
+    assert labels.tolist() == [4, 6]
+
+
+def test_fetch_returns_copies() -> None:
+    dataset = data()
+    images, _ = fetch(dataset, [0])
+    images.fill_(-1.0)
+    assert dataset.tensors[0].min() >= 0
+
+
+def test_fetch_respects_a_subclass_that_overrides_getitem() -> None:
+    class Loud(TensorDataset):
+        def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+            raise AssertionError("read")
+
+    with pytest.raises(AssertionError, match="read"):
+        fetch(Loud(*data().tensors), [0])
+
+
+def test_fetch_outside_is_an_index_error() -> None:
+    with pytest.raises(IndexError):
+        fetch(data(), [7])
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_batches_cover_everything_in_order(size: int) -> None:
+    parts = list(batches(data(), size, num_classes=7))
+    assert torch.cat([labels for _, labels in parts]).tolist() == list(range(7))
+    assert torch.equal(torch.cat([images for images, _ in parts]), data().tensors[0])
+    assert all(len(labels) == size for _, labels in parts[:-1])
+
+
+def test_batches_move_to_a_device() -> None:
+    images, labels = next(batches(data(), 2, device="meta"))
+    assert (images.device.type, labels.device.type) == ("meta", "meta")
+
+
+def test_an_empty_domain_is_named_at_the_call() -> None:
+    empty = TensorDataset(torch.empty(0, 3, 4, 4), torch.empty(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="domain 'photo' has no images"):
+        batches(empty, 2, domain="photo")
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.0, True])
+def test_a_bad_batch_size_is_refused_at_the_call(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"batch_size is {size!r}; expected a whole number"):
+        batches(data(), size)
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_labels_outside_the_classes_are_named(label: int) -> None:
+    labels = torch.tensor([0, 1, 2, label])
+    dataset = TensorDataset(torch.rand(4, 3, 4, 4), labels)
+    with pytest.raises(
+        ValueError, match=rf"domain 'x', batch 1: label {label} lies outside \[0, 5"
+    ):
+        list(batches(dataset, 2, domain="x", num_classes=5))
+    assert len(list(batches(dataset, 2, domain="x"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "message"),
+    [
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2).long(), TypeError, "uint8"),
+        (torch.zeros(2, 4, 4), torch.zeros(2).long(), ValueError, r"shape \(2, 4, 4\)"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2), TypeError, "labels are torch.float32"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 1).long(), ValueError, r"labels .* \(2, 1\)"),
+    ],
+)
+def test_wrong_tensors_are_refused(
+    images: Tensor, labels: Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"domain 'x', batch 0: .*{message}"):
+        list(batches(TensorDataset(images, labels), 2, domain="x"))
+
+
+def test_a_shape_that_changes_between_batches_is_named() -> None:
+    samples = [(torch.zeros(3, 4, 4), 0)] * 2 + [(torch.zeros(3, 5, 4), 0)] * 2
+    with pytest.raises(ValueError, match=r"domain 'x', batch 1: .*\(3, 5, 4\).*\(3, 4, 4\)"):
+        list(batches(Listed(samples), 2, domain="x"))
+
+
+def test_a_shape_that_changes_within_a_batch_is_named() -> None:
+    samples = [(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 5, 4), 0)]
+    with pytest.raises(ValueError, match=r"domain 'x', batch 0: .*different shapes"):
+        list(batches(Listed(samples), 2, domain="x"))
+
+
+def test_a_sample_that_is_no_pair_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"domain 'x', batch 0: .*expected an \(image, label\) pair"
+    ):
+        list(batches(Listed([torch.zeros(3, 4, 4)]), 1, domain="x"))
+
+
+def test_an_iterable_dataset_has_no_length() -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter(())
+
+    with pytest.raises(TypeError, match="domain 'x' is a Stream without a length"):
+        count(Stream(), "x")

@@ -1,0 +1,104 @@
+"""Networks and data that several tests use."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import dgprune_lite as dg
+
+# name -> side of the square input image
+NETWORKS = {
+    "digits_cnn": 28,
+    "digits_resnet": 28,
+    "resnet18": 32,
+    "vgg11_bn": 32,
+    "mobilenet_v2": 32,
+}
+
+
+class PlainCNN(nn.Module):
+    """Convolutions with a bias and no BatchNorm, so that the gates sit on bare layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(6, 8, 3, padding=1), nn.SiLU(inplace=True), nn.AdaptiveAvgPool2d(2),
+        )  # fmt: skip
+        self.hidden = nn.Linear(32, 12)
+        self.out = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.hidden(self.features(x).flatten(1)).relu())
+
+
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random BatchNorm parameters and statistics, as training leaves them; eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor, mean, spread in (
+                (module.weight, 1.0, 0.3),
+                (module.bias, 0.0, 0.3),
+                (module.running_mean, 0.0, 0.2),
+            ):
+                tensor.data.copy_(mean + spread * torch.randn(tensor.shape, generator=generator))
+            module.running_var.copy_(
+                0.5 + torch.rand(module.running_var.shape, generator=generator)
+            )
+    return model.eval()
+
+
+def network(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
+    """A lively network and four input images."""
+    width = {"width": 8} if name.startswith("digits") else {}
+    model = PlainCNN() if name == "plain_cnn" else dg.build_model(name, num_classes=10, **width)
+    side = NETWORKS.get(name, 28)
+    images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
+    return lively(model).to(dtype), images.to(dtype)
+
+
+def domains(
+    names: tuple[str, ...] = ("a", "b", "c"),
+    images: int = 24,
+    dtype: torch.dtype = torch.float32,
+    side: int = 28,
+) -> dict[str, TensorDataset]:
+    """Random images and labels, another distribution in each domain."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: TensorDataset(
+            (torch.rand(images, 3, side, side, generator=generator) * (1 + i)).to(dtype),
+            torch.randint(0, 10, (images,), generator=generator),
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def fingerprint(model: nn.Module) -> dict[str, object]:
+    """All that must be as it was: weights, gradients, modes, hooks."""
+    return {
+        "state": {name: value.clone() for name, value in model.state_dict().items()},
+        "grad": {
+            name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
+        },
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "modes": [module.training for module in model.modules()],
+        "hooks": [len(module._forward_hooks) for module in model.modules()],
+        "rng": torch.get_rng_state(),
+    }
+
+
+def assert_same(before: object, after: object) -> None:
+    if isinstance(before, dict):
+        assert isinstance(after, dict)
+        assert before.keys() == after.keys()
+        for key in before:
+            assert_same(before[key], after[key])
+    elif isinstance(before, Tensor):
+        assert isinstance(after, Tensor)
+        assert torch.equal(before, after)
+    else:
+        assert before == after

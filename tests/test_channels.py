@@ -1,0 +1,147 @@
+"""Channel analysis: what goes with what, and what is left alone with a reason."""
+
+import numpy as np
+import pytest
+import torch
+from networks import NETWORKS, PlainCNN, assert_same, fingerprint, network
+from torch import Tensor, nn
+
+import dgprune_lite as dg
+
+
+def test_groups_of_the_teaching_network():
+    graph = dg.trace_channels(dg.build_model("digits_cnn", width=4), torch.zeros(1, 3, 28, 28))
+    assert [group.size for group in graph.groups.values()] == [4, 8, 8]
+    assert graph.num_filters == 20
+    (reason,) = graph.skipped.values()
+    assert reason == "its outputs are the network's outputs"
+
+
+def test_a_residual_stream_is_one_group():
+    graph = dg.trace_channels(dg.build_model("resnet18"), torch.zeros(1, 3, 32, 32))
+    stream = graph.groups["conv1"]
+    assert stream.producers == ("conv1", "layer1.0.conv2", "layer1.1.conv2")
+    assert stream.size == 64
+
+
+def test_a_depthwise_convolution_goes_with_its_input():
+    graph = dg.trace_channels(dg.build_model("mobilenet_v2"), torch.zeros(1, 3, 32, 32))
+    for name, layer in graph.layers.items():
+        if name == "features.2.conv.1.0":
+            assert layer.in_units is None
+            expand = graph.layers["features.2.conv.0.0"]
+            assert np.array_equal(layer.out_units, expand.out_units)
+
+
+def test_flattened_features_belong_to_their_channel():
+    graph = dg.trace_channels(PlainCNN(), torch.zeros(1, 3, 28, 28))
+    units = graph.layers["hidden"].in_units.reshape(8, 4)
+    assert (units == units[:, :1]).all()
+    assert len(np.unique(units)) == 8
+
+
+class Residual(nn.Module):
+    """A convolution that reads and writes the same stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.block = nn.Conv2d(4, 4, 1)
+        self.out = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.out(x + self.block(x))
+
+
+def test_a_sum_unites_its_terms():
+    graph = dg.trace_channels(Residual(), torch.zeros(1, 3, 4, 4))
+    assert {name: g.producers for name, g in graph.groups.items()} == {"stem": ("stem", "block")}
+
+
+class Concatenated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 4, 1)
+        self.out = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.cat([self.left(x), self.right(x)], dim=1))
+
+
+def test_a_concatenation_keeps_its_parts_apart():
+    graph = dg.trace_channels(Concatenated(), torch.zeros(1, 3, 4, 4))
+    assert graph.layers["out"].in_units.tolist() == [0, 1, 2, 3, 4, 5]
+    assert [group.size for group in graph.groups.values()] == [2, 4]
+
+
+class WithLayerNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.out = nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(self.first(x)))
+
+
+class WithSigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.first(x).sigmoid())
+
+
+class WithFixedSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Conv2d(3, 4, 1), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.first(x).view(-1, 16))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "reason"),
+    [
+        (WithLayerNorm(), (1, 6), "norm (LayerNorm) is an operation without a channel rule"),
+        (WithSigmoid(), (1, 6), "removing it would leave a constant at the input of out"),
+        (WithFixedSize(), (1, 3, 2, 2), "view to a size that is fixed in the code"),
+    ],
+)
+def test_what_cannot_go_exactly_is_kept_and_named(model, shape, reason):
+    graph = dg.trace_channels(model, torch.zeros(shape))
+    assert graph.groups == {}
+    assert graph.skipped["first"] == reason
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tracing_leaves_the_model_as_it_was(name):
+    model, images = network(name)
+    model.train()
+    next(model.children()).eval()  # a mixed mode must survive
+    before = fingerprint(model)
+    dg.trace_channels(model, images)
+    assert_same(before, fingerprint(model))
+
+
+class DataDependent(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+def test_a_model_that_cannot_be_traced_names_the_place():
+    with pytest.raises(ValueError, match=r"cannot trace DataDependent at forward\(\): `if x.sum"):
+        dg.trace_channels(DataDependent(), torch.zeros(1, 3))
+
+
+def test_inputs_that_do_not_fit_the_model():
+    with pytest.raises(
+        ValueError, match=r"does not run on example_inputs of shape \(1, 5, 28, 28\)"
+    ):
+        dg.trace_channels(dg.build_model("digits_cnn", width=4), torch.zeros(1, 5, 28, 28))
+    with pytest.raises(TypeError, match="got list"):
+        dg.trace_channels(dg.build_model("digits_cnn", width=4), [1, 2])

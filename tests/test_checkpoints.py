@@ -1,0 +1,100 @@
+"""Saving and loading pruned networks."""
+
+import json
+
+import pytest
+import torch
+from networks import network
+from safetensors.torch import load_file, save_file
+
+import dgprune_lite as dg
+from dgprune_lite import checkpoints
+
+
+def build():
+    return dg.build_model("digits_resnet", width=8)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model, images = network("digits_resnet")
+    graph = dg.trace_channels(model, images)
+    plan = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5)
+    small = plan.apply(model)
+    path = tmp_path / "small.safetensors"
+    dg.save(small, plan, path)
+    return small, plan, path, images
+
+
+def test_round_trip(saved):
+    small, _, path, images = saved
+    again = dg.load(path, build).eval()
+    assert torch.equal(again(images), small(images))
+    for name, value in small.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+
+
+def test_nothing_else_is_left_in_the_folder(saved):
+    _, _, path, _ = saved
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_interrupted_save_keeps_the_old_file(saved, monkeypatch):
+    small, plan, path, _ = saved
+    before = path.read_bytes()
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save_file", crash)
+    with pytest.raises(KeyboardInterrupt):
+        dg.save(small, plan, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_missing_file_and_a_missing_folder(saved, tmp_path):
+    small, plan, _, _ = saved
+    with pytest.raises(FileNotFoundError, match=r"no file at .*nowhere.safetensors"):
+        dg.load(tmp_path / "nowhere.safetensors", build)
+    with pytest.raises(FileNotFoundError, match="make the folder"):
+        dg.save(small, plan, tmp_path / "nowhere" / "small.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_a_damaged_file(saved, damage):
+    _, _, path, _ = saved
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "text": b"hello", "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"small.safetensors is damaged or no safetensors file"):
+        dg.load(path, build)
+
+
+def test_a_foreign_file(saved):
+    _, _, path, _ = saved
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"not a network saved by dgprune_lite.save"):
+        dg.load(path, build)
+
+
+def test_another_format_version(saved):
+    _, _, path, _ = saved
+    header = {"format": checkpoints.FORMAT, "version": 99, "cuts": {}}
+    save_file(load_file(path), path, metadata={"dgprune_lite": json.dumps(header)})
+    with pytest.raises(ValueError, match="format version 99, this package reads 1"):
+        dg.load(path, build)
+
+
+def test_a_factory_of_another_network(saved):
+    _, _, path, _ = saved
+    with pytest.raises(ValueError, match="was pruned from another network"):
+        dg.load(path, lambda: dg.build_model("digits_resnet", width=16))
+    with pytest.raises(ValueError, match="missing"):
+        dg.load(path, lambda: dg.build_model("digits_cnn", width=8))
+
+
+def test_a_network_that_does_not_fit_its_plan(saved, tmp_path):
+    _, plan, _, _ = saved
+    with pytest.raises(ValueError, match="does not fit the plan at"):
+        dg.save(build(), plan, tmp_path / "wrong.safetensors")
+    assert not (tmp_path / "wrong.safetensors").exists()

@@ -1,0 +1,154 @@
+"""The repository holds together: one source of truth for dependencies, layout, cost of import."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import resource
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
+
+
+def test_environment_yml_agrees_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"]
+    packages, pip = {}, []
+    for entry in environment["dependencies"]:
+        if isinstance(entry, dict):
+            pip += entry["pip"]
+        else:
+            name, _, versions = entry.partition(" ")
+            packages[name] = SpecifierSet(versions)
+    assert pip == ['-e ".[book]"']
+    assert packages.pop("python") == SpecifierSet(PROJECT["requires-python"])
+    assert packages.pop("pip") == SpecifierSet("")
+    expected = {
+        CONDA_NAMES.get(requirement.name, requirement.name): requirement.specifier
+        for requirement in map(Requirement, PROJECT["dependencies"])
+    }
+    assert packages == expected
+
+
+def test_constraints_pin_a_version_that_pyproject_allows():
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[name.lower().replace("_", "-")] = version
+    assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
+    wanted = list(PROJECT["dependencies"])
+    for extra in EXTRAS.values():
+        wanted += extra
+    for requirement in map(Requirement, wanted):
+        assert requirement.name.lower() in pins, f"constraints.txt has no {requirement.name}"
+        assert pins[requirement.name.lower()] in requirement.specifier, requirement
+
+
+def test_top_level_has_what_the_readme_promises():
+    folders = ["book", "dgprune_lite", "tests", "tools", "benchmarks"]
+    settings = ["pyproject.toml", "constraints.txt", "environment.yml", "Makefile", ".ci/run"]
+    book = ["_config.yml", "_toc.yml"]
+    papers = ["README.md", "CITATION.cff", "LICENSE", "LICENSE-CONTENT"]
+    for name in folders + settings + book + papers:
+        assert (ROOT / name).exists(), name
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_readme_first_screen_has_the_figure_and_the_two_commands():
+    screen = (ROOT / "README.md").read_text().splitlines()[:20]
+    text = "\n".join(screen)
+    figure = re.search(r"!\[(.+?)\]\((.+?)\)", text)
+    assert figure, "no figure with alternative text"
+    assert (ROOT / figure[2]).is_file(), figure[2]
+    assert "make book" in text
+    assert "make test" in text
+
+
+def test_makefile_has_the_targets_and_help_lists_them():
+    targets = ["help", "book", "test", "quick", "bench", "study", "clean"]
+    shown = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.findall(r"^  (\w+)", shown, re.MULTILINE) == targets
+    assert "-W --keep-going -n" in (ROOT / "Makefile").read_text()
+
+
+def test_repository_address_stands_once():
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    tracked = [
+        path
+        for pattern in ("*.md", "*.toml", "*.cff", "*.yml", "book/*.md", "dgprune_lite/**/*.py")
+        for path in ROOT.glob(pattern)
+    ]
+    assert [path.name for path in tracked if address in path.read_text()] == ["_config.yml"]
+
+
+def test_core_modules_import_no_plots_or_widgets():
+    results_only = {"plots.py", "explorer.py", "browser.py", "study.py"}
+    banned = {"matplotlib", "seaborn", "ipywidgets", "IPython"}
+    for path in (ROOT / "dgprune_lite").rglob("*.py"):
+        if path.name in results_only:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""] + [alias.name for alias in node.names]
+            for name in names:
+                assert name.split(".")[0] not in banned, f"{path.name} imports {name}"
+                assert f"{name}.py" not in results_only - {"study.py"}, f"{path.name}: {name}"
+
+
+def test_import_brings_nothing_heavy_beside_torch():
+    """These are imported where they are used: each would cost more than 0.2 s on its own."""
+    heavy = {"torchvision", "pandas", "matplotlib", "seaborn", "ipywidgets", "IPython", "scipy"}
+    code = "import sys, dgprune_lite; print(*{name.split('.')[0] for name in sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert heavy & set(result.stdout.split()) == set()
+
+
+@pytest.mark.slow
+def test_import_costs_little_more_than_torch():
+    """`import torch` plus 0.2 s of CPU time, with as much again for a busy machine's noise."""
+
+    def seconds(code: str) -> float:
+        best = float("inf")
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", code], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return best
+
+    torch, package = seconds("import torch"), seconds("import dgprune_lite")
+    assert package < torch + 0.4, f"torch {torch:.2f} s, dgprune_lite {package:.2f} s"
+
+
+def test_no_tracked_file_is_large():
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        path = ROOT / name
+        if path.is_file():
+            assert path.stat().st_size < 5_000_000, name

@@ -1,0 +1,201 @@
+"""Gate gradients and ablation against independent computations."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import NETWORKS, assert_same, domains, fingerprint, network
+from torch.utils.data import Subset, TensorDataset
+
+import dgprune_lite as dg
+from dgprune_lite.ablation import ablated_losses
+from dgprune_lite.pruning import make_plan
+
+ALL = [*NETWORKS, "plain_cnn"]
+
+
+def setting(name, dtype=torch.float64, images=12):
+    model, example = network(name, dtype)
+    data = domains(images=images, dtype=dtype, side=example.shape[-1])
+    return model, dg.trace_channels(model, example), data
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradient_from_parameters_equals_explicit_gates(name):
+    model, graph, data = setting(name)
+    stats = dg.domain_statistics(model, graph, data, order="first")
+    for row, dataset in zip(stats.gradient, data.values(), strict=True):
+        images, labels = dataset.tensors
+        gates = torch.ones(graph.num_filters, dtype=torch.float64, requires_grad=True)
+        handles = []
+        for gate_name in graph.gates:
+            units = torch.from_numpy(graph.layers[gate_name].out_units)
+
+            def hook(module, args, output, units=units, gates=gates):
+                factor = torch.where(units >= 0, gates[units.clamp(min=0)], 1.0)
+                return output * factor.reshape(1, -1, *[1] * (output.ndim - 2))
+
+            handles.append(model.get_submodule(gate_name).register_forward_hook(hook))
+        F.cross_entropy(model(images), labels).backward()
+        for handle in handles:
+            handle.remove()
+        expected = gates.grad
+        assert float((row - expected).norm() / expected.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "plain_cnn"])
+def test_fisher_is_the_mean_squared_gradient_of_single_images(name):
+    model, graph, data = setting(name, images=5)
+    stats = dg.domain_statistics(model, graph, data, order="fisher", batch_size=3)
+    for d, (domain, dataset) in enumerate(data.items()):
+        single = torch.stack(
+            [
+                dg.domain_statistics(model, graph, {domain: Subset(dataset, [i])}).gradient[0]
+                for i in range(len(dataset))
+            ]
+        )
+        torch.testing.assert_close(stats.gradient[d], single.mean(0))
+        torch.testing.assert_close(stats.fisher[d], (single**2).mean(0))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_ablation_equals_deleting_the_filter_for_real(name):
+    model, graph, data = setting(name, images=4)
+    images, labels = data["a"].tensors
+    groups = list(graph.groups.values())
+    units = [g.start + i for g in groups[:: max(1, len(groups) // 6)] for i in (0, g.size - 1)]
+    result = ablated_losses(model, graph, images, labels, units)
+    for unit, loss in zip(units, result, strict=True):
+        removed = np.zeros(graph.num_filters, dtype=bool)
+        removed[unit] = True
+        small = make_plan(graph, removed, 0.0).apply(model)
+        with torch.no_grad():
+            expected = F.cross_entropy(small(images), labels, reduction="sum")
+        assert float(loss) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_exact_statistics_are_the_differences_of_the_risks():
+    model, graph, data = setting("digits_cnn", images=6)
+    stats = dg.domain_statistics(model, graph, data, order="exact", batch_size=4)
+    gates = torch.ones(graph.num_filters)
+    gates[11] = 0
+    before = dg.evaluate(model, data)["risk"]
+    with dg.gated(model, graph, gates):
+        after = dg.evaluate(model, data)["risk"]
+    assert stats.ablation[:, 11].tolist() == pytest.approx(list(after - before), rel=1e-6)
+
+
+def test_risk_is_the_mean_cross_entropy():
+    model, graph, data = setting("digits_cnn")
+    stats = dg.domain_statistics(model, graph, data, batch_size=5)
+    for d, dataset in enumerate(data.values()):
+        images, labels = dataset.tensors
+        assert float(stats.risk[d]) == pytest.approx(F.cross_entropy(model(images), labels).item())
+
+
+@pytest.mark.parametrize("order", ["first", "fisher", "exact"])
+def test_statistics_are_the_sum_of_those_of_shards(order):
+    model, graph, data = setting("digits_cnn")
+    whole = dg.domain_statistics(model, graph, data, order=order)
+    shards = [
+        dg.domain_statistics(
+            model, graph, {k: Subset(v, range(start, 12, 2)) for k, v in data.items()}, order=order
+        )
+        for start in (0, 1)
+    ]
+    total = shards[0] + shards[1]
+    assert total.images.tolist() == whole.images.tolist() == [12, 12, 12]
+    for name in ("risk_sum", "gradient_sum", "fisher_sum", "ablation_sum"):
+        a, b = getattr(total, name), getattr(whole, name)
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b)
+
+
+def test_statistics_of_different_domains_do_not_add_up():
+    model, graph, data = setting("digits_cnn")
+    a = dg.domain_statistics(model, graph, {"a": data["a"]})
+    b = dg.domain_statistics(model, graph, {"b": data["b"]})
+    with pytest.raises(ValueError, match="do not add up"):
+        a + b
+
+
+def test_statistics_can_be_pickled():
+    model, graph, data = setting("digits_cnn")
+    stats = dg.domain_statistics(model, graph, data, order="fisher")
+    again = pickle.loads(pickle.dumps(stats))
+    assert torch.equal(again.fisher, stats.fisher)
+
+
+def test_terms_that_were_not_measured():
+    model, graph, data = setting("digits_cnn")
+    stats = dg.domain_statistics(model, graph, data)
+    with pytest.raises(ValueError, match=r"hold no 'fisher' terms.*order='fisher'"):
+        _ = stats.fisher
+    with pytest.raises(ValueError, match="order='third' is not one of"):
+        stats.risk_change("third")
+    with pytest.raises(ValueError, match="order='third' is not one of"):
+        dg.domain_statistics(model, graph, data, order="third")
+
+
+@pytest.mark.parametrize("order", ["first", "fisher", "exact"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_model_is_as_it_was(order, broken):
+    model, graph, data = setting("digits_cnn", torch.float32)
+    model.train()
+    next(model.children()).eval()
+    F.cross_entropy(model(data["a"].tensors[0]), data["a"].tensors[1]).backward()
+    list(model.parameters())[2].requires_grad_(False)
+    before = fingerprint(model)
+    if broken:
+        images = data["b"].tensors[0].clone()
+        images[-1] = torch.nan
+        data["b"] = TensorDataset(images, data["b"].tensors[1])
+        with pytest.raises(ValueError, match="the loss is nan in domain 'b', batch 1"):
+            dg.domain_statistics(model, graph, data, order=order, batch_size=8)
+    else:
+        dg.domain_statistics(model, graph, data, order=order, batch_size=8)
+    assert_same(before, fingerprint(model))
+
+
+def test_frozen_parameters_are_scored_like_any_other():
+    model, graph, data = setting("digits_cnn")
+    expected = dg.domain_statistics(model, graph, data)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert torch.equal(dg.domain_statistics(model, graph, data).gradient, expected.gradient)
+
+
+def test_bad_data_is_named():
+    model, graph, data = setting("digits_cnn")
+    images, labels = data["a"].tensors
+    with pytest.raises(ValueError, match=r"data=\{\} holds no domain"):
+        dg.domain_statistics(model, graph, {})
+    with pytest.raises(ValueError, match="'a'"):
+        dg.domain_statistics(model, graph, {"a": TensorDataset(images[:0], labels[:0])})
+    with pytest.raises(
+        ValueError, match=r"label 12 in domain 'a', batch 0 is outside .* 10 classes"
+    ):
+        dg.domain_statistics(model, graph, {"a": TensorDataset(images, labels * 0 + 12)})
+
+
+def test_a_graph_of_another_model():
+    _, graph, data = setting("digits_cnn")
+    other = dg.build_model("digits_cnn", width=4).double()
+    with pytest.raises(ValueError, match="the graph is of another model"):
+        dg.domain_statistics(other, graph, data)
+
+
+def test_gates_of_one_change_nothing_and_a_wrong_number_is_refused():
+    model, images = network("digits_resnet")
+    graph = dg.trace_channels(model, images)
+    with dg.gated(model, graph, torch.ones(graph.num_filters)):
+        inside = model(images)
+    assert torch.equal(inside, model(images))
+    with (
+        pytest.raises(ValueError, match=r"gates have shape \(3,\)"),
+        dg.gated(model, graph, torch.ones(3)),
+    ):
+        pass
