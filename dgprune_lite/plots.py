@@ -39,8 +39,8 @@ _CRITERIA: dict[str, tuple[str, str, str]] = {
 }
 CRITERION_COLORS = {name: style[0] for name, style in _CRITERIA.items()}
 
-# Width and height in inches. A page shows 100 px an inch, a phone about 330 px in all: 11 pt text in
-# a figure of 5.6 in is then 15 and 9 px high.
+# Width and height in inches. A page shows 100 px an inch, a phone 330 px in all: 11 pt text
+# in a figure of 5.6 in is then 15 and 9 px high.
 SIZES = {"single": (5.6, 3.5), "wide": (7.2, 3.4), "tall": (5.6, 5.6), "square": (4.2, 4.2)}
 
 _STYLE: dict[str, Any] = {

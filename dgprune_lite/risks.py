@@ -128,7 +128,7 @@ def domain_statistics(
     graph: ChannelGraph,
     data: Mapping[str, Dataset[Any]],
     *,
-    order: Order = "first",
+    order: Order = "fisher",
     batch_size: int = 256,
     progress: bool = False,
 ) -> DomainStatistics:
@@ -141,8 +141,9 @@ def domain_statistics(
         model: The network that ``graph`` was traced from; gives logits (n, classes).
         graph: From :func:`~dgprune_lite.channels.trace_channels`.
         data: Domain name to a data set of (image, label). Pass source domains only.
-        order: "first": one backward pass a batch, no hooks, no stored activations. "fisher":
-            also per-image gate gradients. "exact": also removes every filter in turn.
+        order: "first": gate gradients, from one backward pass to the parameters. "fisher": also
+            their squares image by image, from one backward pass to explicit gates. "exact":
+            also removes every filter in turn.
         batch_size: Images a pass.
         progress: Whether to show a progress bar.
 
@@ -158,7 +159,7 @@ def domain_statistics(
     >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
     >>> split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
     >>> few = {name: torch.utils.data.Subset(part, range(8)) for name, part in split.val.items()}
-    >>> dg.domain_statistics(model, graph, few, order="fisher").fisher.shape
+    >>> dg.domain_statistics(model, graph, few).fisher.shape
     torch.Size([3, 20])
     """
     if order not in ORDERS:

@@ -57,7 +57,8 @@ def fit(
             again and again.
         algorithm: "ERM" minimises the mean over domains of their risks, "VREx" adds `vrex_lambda`
             times the (population) variance of these risks.
-        vrex_lambda: weight of the variance, at least 0.
+        vrex_lambda: weight of the variance, at least 0. (DomainBed's default is 10, for 5000
+            steps; in 800 steps that costs accuracy on the source domains themselves, 1 does not.)
         vrex_anneal_steps: steps over which that weight grows linearly from 0; None for 30 % of
             `steps`, those in which the learning rate grows. (DomainBed switches from 1 to its
             `vrex_lambda` at once, and therefore has to reset Adam; a ramp needs no reset.)

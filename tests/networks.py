@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -16,6 +17,11 @@ NETWORKS = {
     "vgg11_bn": 32,
     "mobilenet_v2": 32,
 }
+# The same as test parameters; the large ones stay out of `make quick`.
+EACH = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ("vgg11_bn", "mobilenet_v2") else [])
+    for name in NETWORKS
+]
 
 
 class PlainCNN(nn.Module):

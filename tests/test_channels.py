@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import NETWORKS, PlainCNN, assert_same, fingerprint, network
+from networks import EACH, PlainCNN, assert_same, fingerprint, network
 from torch import Tensor, nn
 
 import dgprune_lite as dg
@@ -116,7 +116,7 @@ def test_what_cannot_go_exactly_is_kept_and_named(model, shape, reason):
     assert graph.skipped["first"] == reason
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_tracing_leaves_the_model_as_it_was(name):
     model, images = network(name)
     model.train()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS, PlainCNN, assert_same, domains, fingerprint, network
+from networks import EACH, PlainCNN, assert_same, domains, fingerprint, network
 from torch.utils.flop_counter import FlopCounterMode
 
 import dgprune_lite as dg
@@ -26,7 +26,7 @@ def relative_error(result, expected):
     return float((result - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "plain_cnn"])
+@pytest.mark.parametrize("name", [*EACH, "plain_cnn"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_pruned_network_equals_gated_network(name, dtype, bound):
     model, images = network(name, dtype)
@@ -44,7 +44,7 @@ def test_pruned_network_equals_gated_network(name, dtype, bound):
     assert_same(before, fingerprint(model))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_reported_sizes_equal_those_counted(name):
     model, images = network(name)
     graph = dg.trace_channels(model, images)
@@ -58,7 +58,7 @@ def test_reported_sizes_equal_those_counted(name):
     assert frame["macs_after"].sum() == plan.macs[1]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_training_step_on_the_pruned_network(name):
     model, images = network(name)
     small = random_plan(dg.trace_channels(model, images), 0.5).apply(model).train()

@@ -1,0 +1,274 @@
+"""Statistics of the study on made-up results whose outcome is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dgprune_lite import analysis
+from dgprune_lite.grids import BASELINES, OURS, Cell
+from dgprune_lite.results import read_results, write_results
+
+ENVS = ("mnist", "mnist_m", "optdigits", "syn")
+
+
+def row(criterion, env="mnist", seed=0, inside=0.9, unseen=0.6, before=0.5, ratio=0.5, **more):
+    domains = {"a": inside, env: unseen}
+    return {
+        "dataset": "DigitsLite",
+        "test_env": env,
+        "seed": seed,
+        "criterion": criterion,
+        "options": {},
+        "scored_on": None,
+        "images_per_domain": None,
+        "pruning_ratio": 0 if criterion == "none" else ratio,
+        "scope": "uniform",
+        "schedule": "one-shot",
+        "schedule_steps": 1,
+        "finetune_steps": 60,
+        "network": "digits_cnn",
+        "width": 16,
+        "algorithm": "ERM",
+        "dense_steps": 800,
+        "without": "",
+        "accuracy_in_domain": inside,
+        "accuracy_unseen": unseen,
+        "accuracy_by_domain": domains,
+        "accuracy_in_domain_before": inside,
+        "accuracy_unseen_before": before,
+        "accuracy_by_domain_before": {"a": inside, env: before},
+        **more,
+    }
+
+
+def study(lost_inside=0.005, lost_unseen=0.05, ours_unseen=0.02, noise=0.004, seeds=5):
+    """Every baseline loses the same but for noise; ours loses something else."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for seed in range(seeds):
+        for env in ENVS:
+            rows.append(row("none", env, seed, 0.95, 0.70, 0.70))
+            for name in (*analysis.BASELINES, "risk_variance"):
+                lost = ours_unseen if name == "risk_variance" else lost_unseen
+                a, b, c = rng.normal(0, noise, 3)
+                shown = (0.95 - lost_inside + a / 10, 0.70 - lost + b, 0.70 - 2 * lost + c)
+                rows.append(row(name, env, seed, *shown))
+    return pd.DataFrame(rows)
+
+
+def test_losses_are_points_against_the_control_of_the_same_pair():
+    rows = [
+        row("none", "syn", 0, 0.95, 0.40, 0.30),
+        row("none", "syn", 1, 0.90, 0.50, 0.50),
+        row("l1", "syn", 0, 0.94, 0.35, 0.10),
+        row("l1", "syn", 1, 0.92, 0.45, 0.40),
+    ]
+    lost = analysis.losses(pd.DataFrame(rows))
+    assert lost["loss_in_domain"].tolist() == pytest.approx([1.0, -2.0])
+    assert lost["loss_unseen"].tolist() == pytest.approx([5.0, 5.0])
+    assert lost["loss_unseen_before"].tolist() == pytest.approx([20.0, 10.0])
+    assert lost["loss_worst"].tolist() == pytest.approx([5.0, 5.0])
+    assert lost["method"].tolist() == ["l1", "l1"]
+
+
+def test_control_must_have_the_same_budget():
+    rows = [row("none", finetune_steps=60), row("l1", finetune_steps=20)]
+    with pytest.raises(ValueError, match=r"no control.*'l1'.*'mnist'.*finetune_steps 20"):
+        analysis.losses(pd.DataFrame(rows))
+
+
+def test_a_cell_twice_is_refused():
+    with pytest.raises(ValueError, match=r"'l1' at ratio 0\.5 is there twice .*seed 0"):
+        analysis.losses(pd.DataFrame([row("none"), row("l1"), row("l1")]))
+
+
+def test_methods_have_different_names():
+    names = [
+        analysis.method_name(vars(Cell("DigitsLite", "syn", 0, pruning_ratio=0.5, **criterion)))
+        for criterion in (*BASELINES, *OURS)
+    ]
+    assert len(set(names)) == len(names)
+    assert names[: len(BASELINES)] == ["random", "l1", "bn_scale", "fpgm", "taylor", "fisher"]
+    assert names[6:8] == ["risk_variance", "risk_variance mean=1"]
+    few = Cell("DigitsLite", "syn", 0, "fisher", {}, "val", 10, scope="global")
+    assert analysis.method_name(vars(few)) == "fisher on val images=10 global"
+
+
+def test_balanced_keeps_whole_seeds():
+    frame = study(seeds=3)
+    cut = frame.drop(frame[(frame.seed == 2) & (frame.test_env == "syn")].index[-1])
+    assert sorted(analysis.balanced(cut)["seed"].unique()) == [0, 1]
+    assert len(analysis.balanced(frame)) == len(frame)
+
+
+def test_curves_give_mean_and_standard_error_over_pairs():
+    lost = analysis.losses(study())
+    curve = analysis.curves(lost).set_index("method")
+    values = lost.loc[lost["method"] == "fisher", "loss_unseen"]
+    assert curve.loc["fisher", "pairs"] == 20
+    assert curve.loc["fisher", "loss_unseen"] == pytest.approx(values.mean())
+    assert curve.loc["fisher", "loss_unseen_se"] == pytest.approx(stats.sem(values))
+
+
+def test_by_test_domain_averages_each_seed_first():
+    rows = []
+    for seed, env, lost in ((0, "mnist", 0.1), (0, "syn", 0.3), (1, "mnist", 0.2), (1, "syn", 0.6)):
+        rows += [row("none", env, seed, unseen=0.9), row("l1", env, seed, unseen=0.9 - lost)]
+    table = analysis.by_test_domain(analysis.losses(pd.DataFrame(rows))).set_index("test_env")
+    assert table["mean"].round(6).to_dict() == {
+        "mnist": 15.0,
+        "syn": 45.0,
+        "average": 30.0,
+        "worst": 45.0,
+    }
+    assert table.loc["average", "se"] == pytest.approx(10.0)  # of 20 and 40
+    assert table.loc["mnist", "se"] == pytest.approx(5.0)
+    assert table.loc["worst", "domain"] == "syn"
+
+
+def test_bootstrap_interval_agrees_with_scipy():
+    values = np.random.default_rng(1).normal(1, 2, 20)
+    ours = analysis.bootstrap_interval(values)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.05)
+    assert ours == analysis.bootstrap_interval(values)
+    assert ours != analysis.bootstrap_interval(values, seed=1)
+    with pytest.raises(ValueError, match="no pairs"):
+        analysis.bootstrap_interval([])
+
+
+def test_holm_known_values():
+    # Holm 1979 by hand: 4 × 0.005, 3 × 0.01, 2 × 0.03, then never below the one before.
+    assert analysis.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert analysis.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert analysis.holm([]) == []
+
+
+def test_wilcoxon_agrees_with_scipy_and_survives_equality():
+    values = np.random.default_rng(2).normal(0.5, 1, 20)
+    assert analysis.wilcoxon_p(values) == pytest.approx(stats.wilcoxon(values).pvalue)
+    assert analysis.wilcoxon_p([0.0, 0.0]) == 1.0
+    assert analysis.wilcoxon_p([1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)
+
+
+def test_compare_pairs_by_domain_and_seed():
+    frame = study()
+    lost = analysis.losses(frame)
+    table = analysis.compare(lost, "risk_variance").set_index("baseline")
+    wide = lost.pivot_table(index=["test_env", "seed"], columns="method", values="loss_unseen")
+    difference = wide["l1"] - wide["risk_variance"]
+    assert table.loc["l1", "pairs"] == 20
+    assert table.loc["l1", "difference"] == pytest.approx(difference.mean())
+    assert table.loc["l1", "d_z"] == pytest.approx(difference.mean() / difference.std())
+    assert table.loc["l1", "p"] == pytest.approx(stats.wilcoxon(difference).pvalue)
+    assert table["p_holm"].tolist() == pytest.approx(analysis.holm(table["p"].tolist()))
+    assert (table["low"] < table["difference"]).all()
+    assert (table["difference"] < table["high"]).all()
+    # Rows in another order are the same pairs.
+    shuffled = analysis.losses(frame.sample(frac=1, random_state=0))
+    again = analysis.compare(shuffled, "risk_variance").set_index("baseline")
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_compare_with_itself_finds_nothing():
+    lost = analysis.losses(study())
+    same = analysis.compare(lost, "l1", ["l1"]).iloc[0]
+    assert (same["difference"], same["p"], same["d_z"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "risk_varianse"}, "'risk_varianse' is not among the results.*risk_variance"),
+        ({"baselines": ["l9"]}, "'l9' is not among"),
+        ({"pruning_ratio": 0.45}, r"pruning_ratio=0\.45 is not among the results: \[0\.5\]"),
+    ],
+)
+def test_compare_refuses_what_is_not_there(change, message):
+    lost = analysis.losses(study(seeds=1))
+    with pytest.raises(ValueError, match=message):
+        analysis.compare(lost, **{"method": "risk_variance", **change})
+
+
+def test_compare_refuses_a_mixture_of_settings():
+    wide = study(seeds=1).assign(width=32)
+    lost = analysis.losses(pd.concat([study(seeds=1), wide]))
+    with pytest.raises(ValueError, match=r"different width: \[16, 32\]"):
+        analysis.compare(lost, "risk_variance")
+    assert set(analysis.curves(lost)["width"]) == {16, 32}
+
+
+def test_largest_free_ratio():
+    curve = pd.DataFrame(
+        {
+            "method": ["l1", "l1", "l1", "fpgm"],
+            "pruning_ratio": [0.1, 0.3, 0.5, 0.1],
+            "loss_in_domain": [0.2, 1.0, 1.1, 3.0],
+            "loss_unseen": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    found = analysis.largest_free_ratio(curve)
+    assert found[["method", "pruning_ratio", "loss_unseen"]].to_numpy().tolist() == [
+        ["l1", 0.3, 2.0]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdicts"),
+    [
+        ({}, ["supported"] * 4),
+        ({"lost_inside": 0.03}, ["not supported", "supported", "supported", "supported"]),
+        ({"lost_unseen": 0.007, "ours_unseen": 0.05}, ["supported", "partly"] + 2 * ["not"]),
+        ({"lost_unseen": 0.05, "ours_unseen": 0.05}, ["supported", "supported", "?", "not"]),
+    ],
+)
+def test_verdicts_follow_the_rule(settings, verdicts):
+    table = analysis.claims_table(study(**settings))
+    assert len(table) == 4
+    for found, expected in zip(table["verdict"], verdicts, strict=True):
+        assert expected == "?" or found.startswith(expected), table
+    assert (table["pairs"] == 20).all()
+    assert (table["low"] <= table["effect"]).all()
+    assert (table["effect"] <= table["high"]).all()
+
+
+def test_the_fourth_claim_is_partly_true_of_a_score_that_beats_some():
+    frame = study(noise=0.002)
+    good = frame["criterion"] == "bn_scale"
+    frame.loc[good, "accuracy_unseen"] = 0.68 + frame.loc[good, "seed"] * 1e-3 - 2e-3
+    ours = frame["criterion"] == "risk_variance"
+    frame.loc[ours, "accuracy_unseen"] = 0.68 - frame.loc[ours, "seed"] * 1e-3 + 2e-3
+    last = analysis.claims_table(frame).iloc[3]
+    assert last["verdict"] == "partly"
+    assert "bn_scale" in last["measured"]
+
+
+def test_one_changed_line_changes_the_outcome():
+    frame = study()
+    before = analysis.claims_table(frame)
+    changed = frame.copy()
+    line = changed.index[changed["criterion"] == "risk_variance"][7]
+    changed.loc[line, "accuracy_unseen"] -= 0.01
+    after = analysis.claims_table(changed)
+    assert after.loc[3, "effect"] == pytest.approx(before.loc[3, "effect"] - 1 / 20)
+
+
+def test_one_changed_line_in_the_file_is_refused(tmp_path):
+    path = tmp_path / "results.jsonl"
+    write_results(path, study(seeds=1).to_dict("records"), {"command": "x"})
+    frame, header = read_results(path)
+    pd.testing.assert_frame_equal(frame, study(seeds=1), check_dtype=False)
+    assert header["command"] == "x"
+    path.write_text(path.read_text().replace('"accuracy_unseen": 0.7,', '"accuracy_unseen": 0.8,'))
+    with pytest.raises(ValueError, match="changed after it was written"):
+        read_results(path)
+
+
+def test_an_older_table_without_a_column_is_named():
+    with pytest.raises(ValueError, match="no column 'width'"):
+        analysis.losses(study().drop(columns="width"))
