@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
-from dgprune_lite.channels import eval_mode
+from dgprune_lite.running import evaluating
 
 SIDE = {"digits_cnn": 28, "digits_resnet": 28}
 ABLATION_IMAGES = 64  # the naive loop takes a minute on these
@@ -59,7 +59,7 @@ def table(name: str, settings: argparse.Namespace) -> pd.DataFrame:
     graph = dg.trace_channels(model, torch.zeros(1, 3, side, side))
 
     def bare() -> None:
-        with eval_mode(model):
+        with evaluating(model):
             for dataset in data.values():
                 images, labels = dataset.tensors
                 for x, y in zip(

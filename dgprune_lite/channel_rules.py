@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, fx, nn
 
 from dgprune_lite.channel_ids import Propagation, Value, squeeze_constant, varies
@@ -31,7 +30,7 @@ ZERO_PRESERVING = (
     nn.Dropout3d, nn.AlphaDropout,
     F.relu, F.relu_, F.relu6, F.leaky_relu, F.hardswish, F.silu, F.gelu, F.elu, F.selu, F.mish,
     F.tanh, F.softsign, F.dropout, F.dropout2d, torch.relu, torch.relu_, torch.tanh, torch.abs,
-    torchvision.ops.stochastic_depth, operator.neg,
+    operator.neg, "stochastic_depth",
     "relu", "relu_", "tanh", "contiguous", "clone", "abs", "float", "half", "double", "detach",
 )  # fmt: skip
 # element by element, but f(0) is not 0
@@ -80,6 +79,8 @@ def _find_rule(flow: Propagation, node: fx.Node) -> Rule | None:
     if node.op == "call_module":
         kinds = type(flow.fetch_attr(str(node.target))).__mro__
         return next((RULES[kind] for kind in kinds if kind in RULES), None)
+    if callable(node.target) and node.target not in RULES:  # a library's function, by its name
+        return RULES.get(node.target.__name__) if "torchvision" in node.target.__module__ else None
     return RULES.get(node.target)
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ from torch import Tensor, fx, nn
 
 from dgprune_lite.channel_ids import FIXED, Propagation, Value, squeeze_constant
 from dgprune_lite.channel_rules import apply_rule
+from dgprune_lite.running import evaluating
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     if not all(isinstance(value, Tensor) for value in inputs):
         kinds = ", ".join(type(value).__name__ for value in inputs)
         raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {kinds}")
-    with eval_mode(model):
+    with evaluating(model):
         propagation = _Tracing(symbolic_trace(model))
         try:
             with torch.no_grad():
@@ -192,18 +191,6 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
             f"torch.fx cannot trace {type(model).__name__}{place}: {error}. Move what depends on "
             "the data (if, for, len) out of forward, or into a function marked with torch.fx.wrap"
         ) from error
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every submodule's own mode as found afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 _INPUT = "it filters the channels of the network's input, which stay"

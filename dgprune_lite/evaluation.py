@@ -7,15 +7,18 @@ at the end; the protocol chooses on the in-domain rows only.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.domains import Split, batches
-from dgprune_lite.models import count_classes, device_of, evaluating, layout_for
+from dgprune_lite.running import count_classes, device_of, evaluating, layout_for
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def evaluate(
@@ -78,6 +81,8 @@ def evaluate(
                     "ece": expected_calibration_error(confidence, correct),
                 }
             )
+    import pandas as pd  # costs more to import than all of this package
+
     return pd.DataFrame(rows)
 
 
@@ -95,6 +100,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
         ValueError: if a column is missing.
 
     Example:
+        >>> import pandas as pd
         >>> rows = {"role": ["in-domain", "in-domain", "unseen"], "accuracy": [1.0, 0.75, 0.625]}
         >>> summarize(pd.DataFrame(rows))
         {'in_domain': 0.875, 'unseen': 0.625, 'worst': 0.625, 'gap': 0.25}

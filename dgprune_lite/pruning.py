@@ -10,10 +10,9 @@ import copy
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -21,6 +20,9 @@ from torch.utils.data import Dataset
 from dgprune_lite.channels import ChannelGraph, keep_mask, trace_channels
 from dgprune_lite.risks import ORDERS, Order, domain_statistics
 from dgprune_lite.scores import NEEDS_STATISTICS, score
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class PruningPlan:
         skipped: Module name to the reason why none of its filters can be removed.
         parameters: Of the whole network, (before, after).
         macs: Multiply-accumulates for one image, (before, after).
+        layers: One dict a module: channels, parameters and MACs before and after.
         kept_gates: Group name to float (filters,): 1 where the filter stays, 0 where it goes.
     """
 
@@ -52,7 +55,7 @@ class PruningPlan:
     skipped: dict[str, str]
     parameters: tuple[int, int]
     macs: tuple[int, int]
-    layers: pd.DataFrame = field(repr=False)
+    layers: tuple[dict[str, Any], ...] = field(repr=False)
     kept_gates: dict[str, Tensor] = field(repr=False)
 
     @property
@@ -62,7 +65,9 @@ class PruningPlan:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a module: channels, parameters and MACs before and after."""
-        return self.layers.copy()
+        import pandas as pd
+
+        return pd.DataFrame(self.layers)
 
     def explain(self) -> str:
         """What goes, where, why not elsewhere, and what it saves, as text."""
@@ -291,7 +296,7 @@ def make_plan(graph: ChannelGraph, removed: np.ndarray, pruning_ratio: float) ->
         skipped=dict(graph.skipped),
         parameters=parameters,
         macs=macs,
-        layers=pd.DataFrame(rows),
+        layers=tuple(rows),
         kept_gates=graph.split(kept),
     )
 

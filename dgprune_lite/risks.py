@@ -28,8 +28,9 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dgprune_lite.ablation import ablated_losses
-from dgprune_lite.channels import ChannelGraph, eval_mode
+from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.domains import batches
+from dgprune_lite.running import evaluating, layout_for
 
 Order = Literal["first", "fisher", "exact"]
 ORDERS: tuple[Order, ...] = ("first", "fisher", "exact")
@@ -168,8 +169,8 @@ def domain_statistics(
         raise ValueError("data={} holds no domain: pass a dict of domain name to data set")
     check_graph(model, graph)
     like = next(model.parameters())
-    parts = []
-    with eval_mode(model):
+    parts, layout = [], layout_for(model)
+    with evaluating(model):
         for name, dataset in data.items():
             total = None
             loop = batches(dataset, batch_size, domain=name, device=like.device)
@@ -177,7 +178,7 @@ def domain_statistics(
                 tqdm(loop, desc=f"{order} statistics, {name}", disable=not progress)
             ):
                 where = f"domain {name!r}, batch {number}"
-                images = images.to(like.dtype)
+                images = images.to(like.dtype, memory_format=layout)
                 one = _batch_statistics(model, graph, images, labels, name, order, where)
                 total = one if total is None else total + one
             assert total is not None  # `batches` refuses an empty domain

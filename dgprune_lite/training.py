@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from dgprune_lite.domains import check_batch, count, fetch, nearest_name
-from dgprune_lite.models import count_classes, device_of, layout_for, modes_as_found
+from dgprune_lite.running import count_classes, device_of, layout_for, modes_as_found
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 ALGORITHMS = ("ERM", "VREx")
 WARM_UP = 0.3  # share of the steps in which learning rate and V-REx's weight grow
@@ -159,6 +163,8 @@ def fit(
             optimizer.step()
 
     table = losses.cpu().double().numpy()
+    import pandas as pd  # costs more to import than all of this package
+
     history = pd.DataFrame(table, columns=["loss", *train])
     history.insert(0, "step", range(1, steps + 1))
     return history

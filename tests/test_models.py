@@ -10,10 +10,7 @@ from dgprune_lite import models
 from dgprune_lite.models import (
     MODELS,
     build_model,
-    count_classes,
     count_parameters,
-    evaluating,
-    layout_for,
     load_model,
     save_model,
 )
@@ -47,12 +44,6 @@ def test_a_seed_decides_the_weights_and_the_global_state_stays(name):
     other = build_model(name, 5, seed=4).state_dict()
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
-def test_torchvision_networks_by_name(name):
-    model = build_model(name, 6).eval()
-    assert count_classes(model, torch.zeros(1, 3, 64, 64)) == 6
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -101,29 +92,6 @@ def test_torchvision_has_no_width():
 def test_count_parameters_counts_shared_ones_once():
     linear = nn.Linear(3, 3)
     assert count_parameters(nn.Sequential(linear, linear)) == 12
-
-
-@pytest.mark.parametrize("model", [nn.Identity(), nn.LSTM(2, 2)])
-def test_count_classes_wants_logits(model):
-    shape = (1, 3, 4, 4) if isinstance(model, nn.Identity) else (1, 2, 2)
-    with pytest.raises(TypeError, match=r"the model returns a .*; expected .*logits"):
-        count_classes(model, torch.zeros(shape))
-
-
-def test_modes_come_back_module_by_module_also_after_an_error():
-    model = nn.Sequential(nn.Dropout().eval(), nn.Dropout().train())
-    with evaluating(model):
-        assert not model[1].training
-    assert model[1].training
-    with pytest.raises(TypeError), evaluating(model):
-        model()
-    assert (model.training, model[0].training, model[1].training) == (True, False, True)
-
-
-def test_a_strided_1x1_convolution_keeps_the_usual_layout():
-    assert layout_for(build_model("digits_resnet")) == torch.channels_last
-    assert layout_for(build_model("mobilenet_v2")) == torch.channels_last
-    assert layout_for(build_model("resnet18")) == torch.contiguous_format
 
 
 @pytest.fixture

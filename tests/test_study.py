@@ -493,8 +493,8 @@ def test_a_committed_cell_comes_out_the_same(tmp_path):
     frame, _ = read_results(ROOT / "book" / "results" / "book.jsonl")
     names = [field.name for field in fields(Cell)]
     chosen = frame[(frame["criterion"] == "risk_variance") & (frame["pruning_ratio"] == 0.5)]
-    row = chosen.iloc[0]
-    cell = _cell(row[names].to_dict())
+    row = chosen.to_dict("records")[0]
+    cell = _cell({name: row[name] for name in names})
     again = run_cell(cell, Bench(cell, tmp_path))
     assert (again["widths"], again["parameters"]) == (row["widths"], row["parameters"])
     # On one kind of processor the numbers are the same to the last bit. On another, sums are
