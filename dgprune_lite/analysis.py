@@ -25,7 +25,7 @@ BASELINES = ("l1", "bn_scale", "fpgm", "taylor", "fisher")
 
 PAIR = ("test_env", "seed")
 # Settings that must not be mixed in one comparison.
-SETTINGS = tuple(name for name in CONTROL if name not in PAIR)
+SETTINGS = (*(name for name in CONTROL if name not in (*PAIR, "without")), "sources")
 _SCORED_ON = {"taylor": "train", "fisher": "train"}  # by default; all others "val"
 
 
@@ -46,8 +46,9 @@ def method_name(row: Mapping[str, Any]) -> str:
         if usual.get(name) != value:
             shown = f"{value:g}" if isinstance(value, float) else str(value)
             parts.append(f"{short.get(name, name)}={shown}")
-    if row.get("scored_on") and row["scored_on"] != _SCORED_ON.get(criterion, "val"):
-        parts.append(f"on {row['scored_on']}")
+    scored_on = row.get("scored_on")  # in a table, what is missing may be NaN
+    if isinstance(scored_on, str) and scored_on != _SCORED_ON.get(criterion, "val"):
+        parts.append(f"on {scored_on}")
     if pd.notna(row.get("images_per_domain")):
         parts.append(f"images={int(row['images_per_domain'])}")
     if row.get("scope", "uniform") != "uniform":
@@ -77,10 +78,10 @@ def losses(frame: pd.DataFrame) -> pd.DataFrame:
             its rows.
 
     Returns:
-        The pruned rows with ``method`` and, in percentage points, ``loss_in_domain``,
-        ``loss_unseen`` and ``loss_worst`` (of the accuracy in the worst domain, source or not),
-        and the same before fine-tuning with ``_before`` at the end. "Before" is against the
-        control before fine-tuning, too.
+        The pruned rows with ``method``, ``sources`` (how many source domains) and, in points,
+        ``loss_in_domain``, ``loss_unseen`` and ``loss_worst`` (of the accuracy in the worst
+        domain, source or not), and the same before fine-tuning with ``_before`` at the end.
+        "Before" is against the control before fine-tuning, too.
 
     Raises:
         ValueError: A missing column, a cell without its control (names both), a cell twice.
@@ -88,6 +89,7 @@ def losses(frame: pd.DataFrame) -> pd.DataFrame:
     _check_columns(frame, [*CONTROL, "criterion", "accuracy_unseen", "accuracy_by_domain"])
     frame = frame.copy()
     frame["method"] = [method_name(row) for row in frame.to_dict("records")]
+    frame["sources"] = [len(domains) - 1 for domains in frame["accuracy_by_domain"]]
     ends = [end for end in ("", "_before") if f"accuracy_by_domain{end}" in frame]
     for end in ends:
         frame[f"accuracy_worst{end}"] = [

@@ -196,7 +196,7 @@ def estimated_hours(cells: Sequence[Cell]) -> float:
     """Roughly how many process hours cells take on one thread of a laptop."""
 
     def seconds(cell: Cell, steps: int, passes: float) -> float:
-        step = (0.008 + 0.0014 * cell.width) * (1.5 if cell.network == "digits_resnet" else 1)
+        step = (0.010 + 0.0018 * cell.width) * (1.5 if cell.network == "digits_resnet" else 1)
         return step * (steps + passes)
 
     dense = {cell.dense_id: cell for cell in cells}.values()
@@ -223,8 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=Path("book/results"), help="for results (%(default)s)"
     )
-    parser.add_argument("--backend", default="loky", help="of joblib: loky or dask (%(default)s)")
-    parser.add_argument("--scheduler", help="address of the Dask scheduler; none starts one here")
+    parser.add_argument("--backend", default="loky", help="of joblib: loky (%(default)s) or dask")
+    parser.add_argument(
+        "--scheduler", help="address of a Dask scheduler whose machines share --work"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--collect", action="store_true", help="only write what is done so far")
     parser.add_argument("--dry-run", action="store_true", help="only say what there is to do")

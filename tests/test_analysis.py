@@ -97,6 +97,21 @@ def test_methods_have_different_names():
     assert analysis.method_name(vars(few)) == "fisher on val images=10 global"
 
 
+def test_names_survive_the_file(tmp_path):
+    """A column that some cells leave empty comes back with NaN in it."""
+    rows = [row("none"), row("l1"), row("fisher", scored_on="train", images_per_domain=10)]
+    write_results(tmp_path / "r.jsonl", rows, {})
+    lost = analysis.losses(read_results(tmp_path / "r.jsonl")[0])
+    assert lost["method"].tolist() == ["l1", "fisher images=10"]
+
+
+def test_two_sources_are_one_setting_whichever_they_are():
+    frame = study(seeds=1)
+    lost = analysis.losses(frame.assign(without="x" + frame["test_env"]))
+    assert len(analysis.compare(lost, "risk_variance")) == len(analysis.BASELINES)
+    assert (analysis.curves(lost)["pairs"] == 4).all()
+
+
 def test_balanced_keeps_whole_seeds():
     frame = study(seeds=3)
     cut = frame.drop(frame[(frame.seed == 2) & (frame.test_env == "syn")].index[-1])
