@@ -36,7 +36,6 @@ from dgprune_lite.scores import NEEDS_STATISTICS, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
 
 DATASETS: dict[str, Callable[[], MultipleDomainDataset]] = {"DigitsLite": DigitsLite}
-FINETUNE_LR = 1e-3
 DIGITS = 5  # decimals kept of accuracies and risks
 
 
@@ -166,7 +165,7 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
             before = _measurements(model, split)
         budget = steps[number] - (steps[number - 1] if number else 0)
         if budget:
-            fit(model, split.train, steps=budget, lr=FINETUNE_LR, seed=seed)
+            fit(model, split.train, steps=budget, lr=cell.finetune_lr, seed=seed)
     after = _measurements(model, split) if cell.finetune_steps else before
     return {
         **asdict(cell),

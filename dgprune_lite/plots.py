@@ -37,6 +37,7 @@ _CRITERIA: dict[str, tuple[str, str, str]] = {
     "risk_gradient": ("#AA4499", "h", "-"),
     "worst_domain": ("#CC6677", "p", "-"),
 }
+_NAMES = ("l1", "l2", "taylor", "fisher")  # written with a capital
 CRITERION_COLORS = {name: style[0] for name, style in _CRITERIA.items()}
 
 # Width and height in inches. A page shows 100 px an inch, a phone 330 px in all: 11 pt text
@@ -140,7 +141,7 @@ def criterion_style(name: str) -> dict[str, Any]:
             f"no plotting style for criterion {name!r}{hint} Known: {', '.join(_CRITERIA)}"
         )
     color, marker, linestyle = _CRITERIA[name]
-    label = {"bn_scale": "BN scale", "l1": "L1", "l2": "L2", "fpgm": "FPGM"}.get(
+    label = {"bn_scale": "BN scale", "fpgm": "FPGM", **{n: n.title() for n in _NAMES}}.get(
         name, name.replace("_", " ")
     )
     return {"color": color, "marker": marker, "linestyle": linestyle, "label": label}

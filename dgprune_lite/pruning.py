@@ -71,10 +71,13 @@ class PruningPlan:
 
     def explain(self) -> str:
         """What goes, where, why not elsewhere, and what it saves, as text."""
-        lines = [f"Pruning plan at ratio {self.pruning_ratio:g}"]
+        lines = [f"Pruning plan at ratio {self.pruning_ratio:g}: the lowest scores of a group go"]
         width = max([len(name) for name in self.widths] or [0])
         for name, (before, after) in self.widths.items():
-            lines.append(f"  {name:<{width}}  {before:>5} -> {after:>5} filters")
+            gone = (self.kept_gates[name] == 0).nonzero()[:, 0].tolist()
+            shown = ", ".join(map(str, gone[:8])) + (", ..." if len(gone) > 8 else "")
+            without = f", without {shown}" if gone else ""
+            lines.append(f"  {name:<{width}}  {before:>5} -> {after:>5} filters{without}")
         for name, reason in self.skipped.items():
             lines.append(f"  {name} keeps all its filters: {reason}")
         for title, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):

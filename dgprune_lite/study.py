@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from dgprune_lite.experiment import FINETUNE_LR, Bench, run_cell
+from dgprune_lite.experiment import Bench, run_cell
 from dgprune_lite.grids import GRIDS, Cell, grid_cells
 from dgprune_lite.results import to_line, write_atomically, write_results
 
@@ -169,7 +169,6 @@ def collect(
         "cells": len(cells),
         "seeds": sorted({row["seed"] for row in rows}),
         "threads": 1,
-        "finetune_lr": FINETUNE_LR,
         "made_with": [
             {**json.loads(line), "date": f"{min(dates)} to {max(dates)}"}
             for line, dates in sorted(made_with.items())

@@ -29,6 +29,7 @@ def row(criterion, env="mnist", seed=0, inside=0.9, unseen=0.6, before=0.5, rati
         "schedule": "one-shot",
         "schedule_steps": 1,
         "finetune_steps": 60,
+        "finetune_lr": 4e-3,
         "network": "digits_cnn",
         "width": 16,
         "algorithm": "ERM",

@@ -111,8 +111,11 @@ def test_ignored_layers_keep_their_filters():
 
 def test_explain_names_what_goes_and_what_stays():
     model, images = network("digits_cnn")
-    text = random_plan(dg.trace_channels(model, images), 0.5).explain()
-    assert "8 ->     4 filters" in text
+    graph = dg.trace_channels(model, images)
+    scores = graph.split(torch.arange(graph.num_filters, 0, -1))
+    text = dg.plan_pruning(graph, scores, 0.5).explain()
+    assert "conv1      8 ->     4 filters, without 4, 5, 6, 7" in text
+    assert "conv2     16 ->     8 filters, without 8, 9, 10, 11, 12, 13, 14, 15" in text
     assert "keeps all its filters: its outputs are the network's outputs" in text
     assert "parameters:" in text
 

@@ -113,6 +113,7 @@ def test_any_other_field_makes_another_cell():
         "pruning_ratio": 0.6,
         "scope": "global",
         "finetune_steps": 61,
+        "finetune_lr": 0.1,
         "network": "digits_resnet",
         "width": 8,
         "algorithm": "VREx",
