@@ -58,13 +58,22 @@ def write_results(
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a file of results.
+    """Read a file of results as a table with one row a line, and its provenance.
+
+    See :func:`read_rows` for arguments and errors.
+    """
+    rows, header = read_rows(path)
+    return pd.DataFrame(rows), header
+
+
+def read_rows(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read a file of results as it was written.
 
     Args:
         path: A file that :func:`write_results` wrote.
 
     Returns:
-        A table with one row a line, and the header's provenance.
+        The rows, and the header's provenance.
 
     Raises:
         FileNotFoundError: No such file.
@@ -95,7 +104,7 @@ def read_results(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, 
             f"{digest[:12]}... in its header. "
             "Write it again with python -m dgprune_lite.study --collect"
         )
-    return pd.DataFrame([json.loads(line) for line in lines]), header
+    return [json.loads(line) for line in lines], header
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -19,8 +19,9 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 
 from dgprune_lite.experiment import Bench, run_cell
 from dgprune_lite.grids import GRIDS, Cell, grid_cells
-from dgprune_lite.results import to_line, write_atomically, write_results
+from dgprune_lite.results import read_rows, to_line, write_atomically, write_results
 
 
 def cell_path(cell: Cell, work: Path) -> Path:
@@ -152,27 +153,24 @@ def collect(
         ValueError: A result in the work folder that is not whole (names the file).
     """
     work, rows, cells = Path(work), [], list(cells)
-    made_with: dict[str, list[str]] = {}
+    environments: dict[str, int] = {}  # each row says by number in which it was made
     for cell in cells:
         source = cell_path(cell, work)
         if source.is_file():
             row = _read_row(source)
-            made = row.pop("made_with")
-            dates = made_with.setdefault(to_line({**made, "date": ""}), [])
-            dates.append(made["date"])
+            made = to_line(row["made_with"])
+            row["made_with"] = environments.setdefault(made, len(environments))
             rows.append(row)
-    networks = sorted({cell.dense_id for cell in cells})
-    times = [work / "dense" / f"{name}.json" for name in networks]
-    costs = [_read_row(file) for file in times if file.is_file()] + rows
+    files = {cell.dense_id: _dense_times(cell, work) for cell in cells}
+    dense = {name: _read_row(file) for name, file in files.items() if file.is_file()}
+    costs = [*dense.values(), *rows]
     provenance = {
         "command": command,
         "cells": len(cells),
         "seeds": sorted({row["seed"] for row in rows}),
         "threads": 1,
-        "made_with": [
-            {**json.loads(line), "date": f"{min(dates)} to {max(dates)}"}
-            for line, dates in sorted(made_with.items())
-        ],
+        "made_with": [json.loads(line) for line in environments],
+        "dense": dense,
         **{
             f"{name}hours": round(sum(cost[f"{name}seconds"] for cost in costs) / 3600, 2)
             for name in ("", "processor_")
@@ -180,6 +178,45 @@ def collect(
     }
     write_results(path, rows, provenance)
     return len(rows), len(cells)
+
+
+def restore(
+    cells: Iterable[Cell], work: str | os.PathLike[str], path: str | os.PathLike[str]
+) -> int:
+    """Put the results of a collected file back into the work folder, to go on from there.
+
+    Args:
+        cells: The cells of interest.
+        work: The study's folder; what it holds already is kept.
+        path: A file that :func:`collect` wrote.
+
+    Returns:
+        How many cells were put back.
+    """
+    work = Path(work)
+    lines, header = read_rows(path)
+    rows = {_settings(row): row for row in lines}
+    count = 0
+    for cell in cells:
+        row, target = rows.get(_settings(vars(cell))), cell_path(cell, work)
+        if row is not None and not target.is_file():
+            row = {**row, "made_with": header["made_with"][row["made_with"]]}
+            write_atomically(target, to_line(row))
+            count += 1
+        times = _dense_times(cell, work)
+        if cell.dense_id in header["dense"] and not times.is_file():
+            write_atomically(times, to_line(header["dense"][cell.dense_id]))
+    return count
+
+
+def _settings(row: Mapping[str, Any]) -> str:
+    """The settings of a cell, from itself or from its result."""
+    names = [field.name for field in fields(Cell)]
+    return json.dumps({name: row[name] for name in names}, sort_keys=True)
+
+
+def _dense_times(cell: Cell, work: Path) -> Path:
+    return work / "dense" / f"{cell.dense_id}.json"
 
 
 def _read_row(path: Path) -> dict[str, Any]:
@@ -235,6 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in GRIDS:
             parser.error(f"unknown grid {name!r}; expected {', '.join(GRIDS)}")
     cells = grid_cells(names)
+    for name in names:  # go on from what was collected before, here or elsewhere
+        if (found := options.output / f"{name}.jsonl").is_file():
+            restore(grid_cells([name]), options.work, found)
     if options.dry_run:
         todo = [cell for cell in cells if not cell_path(cell, options.work).is_file()]
         hours = estimated_hours(todo)

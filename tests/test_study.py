@@ -334,6 +334,13 @@ def test_collect_writes_what_is_done_in_order_with_its_provenance(tmp_path):
     study.collect(cells, tmp_path, path, "make it")
     assert path.read_bytes() == before
 
+    elsewhere = tmp_path / "another machine"  # knows nothing but the collected file
+    assert study.restore(cells, elsewhere, path) == len(cells) - 2
+    assert study.restore(cells, elsewhere, path) == 0
+    assert study.run(cells[:2], elsewhere, backend="sequential", progress=False) == 0
+    study.collect(cells, elsewhere, path, "make it")
+    assert path.read_bytes() == before
+
 
 def test_a_result_that_is_not_whole_is_named(tmp_path):
     study.run([TINY], tmp_path, backend="sequential", progress=False)
@@ -384,9 +391,11 @@ def test_the_dense_network_read_is_the_one_trained(tmp_path):
 
 
 def test_dry_run_counts_and_help_lists_the_grids(tmp_path, capsys):
-    assert study.main(["book", "smoke", "--dry-run", "--work", str(tmp_path)]) == 0
+    nowhere = ["--work", str(tmp_path), "--output", str(tmp_path / "results")]
+    assert study.main(["book", "smoke", "--dry-run", *nowhere]) == 0
     shown = capsys.readouterr().out
-    assert "1228 cells, 0 done, 1228 to do" in shown
+    planned = len(grid_cells(["book"])) + len(grid_cells(["smoke"]))
+    assert f"{planned} cells, 0 done, {planned} to do" in shown
     assert "hours" in shown
     with pytest.raises(SystemExit):
         study.main(["--help"])
