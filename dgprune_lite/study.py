@@ -204,7 +204,7 @@ def restore(
             write_atomically(target, to_line(row))
             count += 1
         times = _dense_times(cell, work)
-        if cell.dense_id in header["dense"] and not times.is_file():
+        if cell.dense_id in header.get("dense", {}) and not times.is_file():
             write_atomically(times, to_line(header["dense"][cell.dense_id]))
     return count
 
@@ -212,7 +212,7 @@ def restore(
 def _settings(row: Mapping[str, Any]) -> str:
     """The settings of a cell, from itself or from its result."""
     names = [field.name for field in fields(Cell)]
-    return json.dumps({name: row[name] for name in names}, sort_keys=True)
+    return json.dumps({name: row.get(name) for name in names}, sort_keys=True)
 
 
 def _dense_times(cell: Cell, work: Path) -> Path:
