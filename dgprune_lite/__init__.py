@@ -7,7 +7,14 @@ The main path, each step in the file of the same name:
 
 from dgprune_lite.channels import ChannelGraph, FilterGroup, Layer, trace_channels
 from dgprune_lite.checkpoints import load, save
-from dgprune_lite.domains import DigitsLite, MultipleDomainDataset, Split, leave_one_domain_out
+from dgprune_lite.domains import (
+    ColoredMNIST,
+    DigitsLite,
+    MultipleDomainDataset,
+    RotatedMNIST,
+    Split,
+    leave_one_domain_out,
+)
 from dgprune_lite.evaluation import evaluate, summarize
 from dgprune_lite.models import MODELS, build_model, count_parameters, load_model, save_model
 from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
@@ -21,12 +28,14 @@ __all__ = [
     "CRITERIA",
     "MODELS",
     "ChannelGraph",
+    "ColoredMNIST",
     "DigitsLite",
     "DomainStatistics",
     "FilterGroup",
     "Layer",
     "MultipleDomainDataset",
     "PruningPlan",
+    "RotatedMNIST",
     "Split",
     "build_model",
     "count_parameters",

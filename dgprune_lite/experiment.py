@@ -19,8 +19,10 @@ from torch.utils.data import Dataset, Subset
 
 from dgprune_lite.channels import ChannelGraph, trace_channels
 from dgprune_lite.domains import (
+    ColoredMNIST,
     DigitsLite,
     MultipleDomainDataset,
+    RotatedMNIST,
     Split,
     count,
     leave_one_domain_out,
@@ -35,7 +37,11 @@ from dgprune_lite.risks import DomainStatistics, Order, domain_statistics
 from dgprune_lite.scores import NEEDS_STATISTICS, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
 
-DATASETS: dict[str, Callable[[], MultipleDomainDataset]] = {"DigitsLite": DigitsLite}
+DATASETS: dict[str, Callable[[], MultipleDomainDataset]] = {
+    "DigitsLite": DigitsLite,
+    "RotatedMNIST": RotatedMNIST,
+    "ColoredMNIST": ColoredMNIST,
+}
 DIGITS = 5  # decimals kept of accuracies and risks
 
 
@@ -115,13 +121,11 @@ def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> 
     """The trained network that a cell prunes, from the work folder or made there."""
     path = work / "dense" / f"{cell.dense_id}.safetensors"
     recipe: dict[str, Any] = {"name": cell.network, "num_classes": split.num_classes}
-    recipe["width"] = cell.width
+    recipe |= {"width": cell.width, "in_channels": split.input_shape[0]}
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         start, processor = time.perf_counter(), time.process_time()
-        model = build_model(cell.network, split.num_classes, width=cell.width, seed=cell.seed).to(
-            device
-        )
+        model = build_model(**recipe, seed=cell.seed).to(device)
         fit(
             model,
             split.train,

@@ -15,7 +15,11 @@ from dgprune_lite.scores import CRITERIA, NEEDS_STATISTICS
 
 RATIOS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8)
 SEEDS = (0, 1, 2, 3, 4)
-ENVIRONMENTS = {"DigitsLite": ("mnist", "mnist_m", "optdigits", "syn")}
+ENVIRONMENTS = {
+    "DigitsLite": ("mnist", "mnist_m", "optdigits", "syn"),
+    "RotatedMNIST": ("0", "15", "30", "45", "60", "75"),
+    "ColoredMNIST": ("+90%", "+80%", "-90%"),
+}
 
 # What decides the dense network that a cell prunes.
 DENSE = ("dataset", "test_env", "without", "seed", "network", "width", "algorithm", "dense_steps")
@@ -28,7 +32,7 @@ class Cell:
     """One network, pruned one way and fine-tuned: all that decides the outcome.
 
     Attributes:
-        dataset: "DigitsLite".
+        dataset: "DigitsLite", "RotatedMNIST" or "ColoredMNIST".
         test_env: The unseen domain.
         seed: Decides the division of the sources, the initialisation, the batches.
         criterion: As in :func:`~dgprune_lite.scores.score`; "none" prunes nothing.
@@ -203,6 +207,17 @@ def _ablations() -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.seed)
 
 
+def _rotated() -> list[Cell]:
+    envs = ("0", "30", "75")  # both ends, and one between the angles learnt from
+    criteria = [*BASELINES, *OURS]
+    return cross(criteria, (0.3, 0.5, 0.7), seeds=SEEDS[:3], dataset="RotatedMNIST", test_envs=envs)
+
+
+def _colored() -> list[Cell]:
+    # The other two environments cost little, and show what the colour brings where it helps.
+    return cross([*BASELINES, *OURS], (0.3, 0.5, 0.7), seeds=SEEDS[:3], dataset="ColoredMNIST")
+
+
 def _smoke() -> list[Cell]:
     settings: dict[str, Any] = {"width": 4, "dense_steps": 30, "finetune_steps": 4}
     criteria = [BASELINES[1], BASELINES[5], STD]
@@ -214,6 +229,8 @@ GRIDS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "widths": ("the same with width 32", _widths),
     "resnet": ("digits_resnet: all criteria, three ratios", _resnet),
     "ablations": ("variants of the score, schedules, budgets, V-REx, two sources", _ablations),
+    "rotated": ("RotatedMNIST: all criteria, three ratios, three test angles", _rotated),
+    "colored": ("ColoredMNIST, whose colours mislead: all criteria, three ratios", _colored),
     "smoke": ("a tiny network, to see whether everything works", _smoke),
 }
 """Name to (what it is, a function that lists its cells)."""

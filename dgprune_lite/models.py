@@ -24,22 +24,23 @@ from dgprune_lite.domains import nearest_name
 CHECKPOINT_FORMAT = 1
 
 
-def digits_cnn(num_classes: int = 10, width: int = 32) -> nn.Module:
-    """Return a plain network for 3 × 28 × 28 digits: three convolutions and a linear layer.
+def digits_cnn(num_classes: int = 10, width: int = 32, in_channels: int = 3) -> nn.Module:
+    """Return a plain network for 28 × 28 digits: three convolutions and a linear layer.
 
     Args:
         num_classes: outputs of the network.
         width: filters of the first convolution; the second and third have twice as many.
+        in_channels: channels of the images.
 
     Returns:
-        An `nn.Sequential` from images (batch, 3, 28, 28) to logits (batch, num_classes).
+        An `nn.Sequential` from images (batch, in_channels, 28, 28) to logits (batch, num_classes).
 
     Example:
         >>> digits_cnn(width=4)(torch.zeros(2, 3, 28, 28)).shape
         torch.Size([2, 10])
     """
     layers: dict[str, nn.Module] = {}
-    channels = 3
+    channels = in_channels
     for number, filters in enumerate((width, 2 * width, 2 * width), start=1):
         # (batch, channels, side, side) -> (batch, filters, side // 2, side // 2)
         # No bias: the BatchNorm that follows subtracts it again.
@@ -87,11 +88,11 @@ class BasicBlock(nn.Module):
 class DigitsResNet(nn.Module):
     """The network that `digits_resnet` returns: stem, three basic blocks, average, linear."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, in_channels: int = 3) -> None:
         super().__init__()
         # Halving the image in the stem costs a quarter of the arithmetic in the first stage.
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
             nn.MaxPool2d(2),
@@ -110,16 +111,17 @@ class DigitsResNet(nn.Module):
         return self.fc(self.pool(x).flatten(1))  # (batch, num_classes)
 
 
-def digits_resnet(num_classes: int = 10, width: int = 16) -> nn.Module:
+def digits_resnet(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> nn.Module:
     """Return a small residual network for digits: where filters stand and fall together.
 
     Args:
         num_classes: outputs of the network.
         width: filters of the stem and the first stage; the stages have w, 2w and 4w.
+        in_channels: channels of the images.
 
     Returns:
-        A module from images (batch, 3, 28, 28) to logits (batch, num_classes); other image sizes
-        from 8 × 8 on work as well.
+        A module from images (batch, in_channels, 28, 28) to logits (batch, num_classes); other
+        image sizes from 8 × 8 on work as well.
 
     Source:
         Basic blocks of He et al., "Deep residual learning for image recognition", CVPR 2016.
@@ -128,18 +130,24 @@ def digits_resnet(num_classes: int = 10, width: int = 16) -> nn.Module:
         >>> digits_resnet(width=4)(torch.zeros(2, 3, 28, 28)).shape
         torch.Size([2, 10])
     """
-    return DigitsResNet(num_classes, width)
+    return DigitsResNet(num_classes, width, in_channels)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": digits_cnn,
     "digits_resnet": digits_resnet,
 }
-"""Name to a function of (num_classes, width) that returns a network; add your own here."""
+"""Name to a function that returns a network; add your own here. It takes `num_classes` and, where
+the network has such settings, `width` and `in_channels`, all by name."""
 
 
 def build_model(
-    name: str, num_classes: int = 10, *, width: int | None = None, seed: int = 0
+    name: str,
+    num_classes: int = 10,
+    *,
+    width: int | None = None,
+    in_channels: int = 3,
+    seed: int = 0,
 ) -> nn.Module:
     """Build a network by name, randomly initialised from a seed.
 
@@ -151,6 +159,8 @@ def build_model(
         num_classes: outputs of the network, at least 1.
         width: filters of the first layer; None for the network's own default (32 for digits_cnn,
             16 for digits_resnet). torchvision's networks have no such setting.
+        in_channels: channels of the images, such as `split.input_shape[0]`. torchvision's networks
+            have no such setting: they expect 3.
         seed: seed of the initialisation, at least 0.
 
     Returns:
@@ -158,7 +168,7 @@ def build_model(
 
     Raises:
         ValueError: for an unknown name (with the nearest known one), a size below 1, a negative
-            seed, or a width for a network without that setting.
+            seed, or a width or other than 3 channels for a network without that setting.
         TypeError: for a size or a seed that is not a whole number.
 
     Example:
@@ -170,20 +180,26 @@ def build_model(
     _check_whole("seed", seed, at_least=0)
     if width is not None:
         _check_whole("width", width, at_least=1)
+    _check_whole("in_channels", in_channels, at_least=1)
+    options: dict[str, Any] = {}
+    given = {} if width is None else {"width": width}
+    if in_channels != 3:
+        given["in_channels"] = in_channels
     if name in MODELS:
-        factory, options = MODELS[name], {} if width is None else {"width": width}
-        if options and "width" not in inspect.signature(factory).parameters:
-            raise ValueError(f"width is {width}, but {name!r} has no such setting; leave it out")
+        factory = MODELS[name]
+        settings = set(inspect.signature(factory).parameters)
+        whose, advice = repr(name), "leave it out"
     else:
         factory, options = _torchvision_factory(name)
-        if width is not None:
-            raise ValueError(
-                f"width is {width}, but torchvision's {name!r} has no such setting; "
-                f"leave it out or use one of {', '.join(MODELS)}"
-            )
+        settings = set()
+        whose = f"torchvision's {name!r}"
+        advice = f"leave it out or use one of {', '.join(MODELS)}"
+    for setting, value in given.items():
+        if setting not in settings:
+            raise ValueError(f"{setting} is {value}, but {whose} has no such setting; {advice}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return factory(num_classes=num_classes, **options)
+        return factory(num_classes=num_classes, **options, **given)
 
 
 def _check_whole(what: str, value: int, *, at_least: int) -> None:
@@ -233,6 +249,7 @@ def save_model(
     name: str,
     num_classes: int = 10,
     width: int | None = None,
+    in_channels: int = 3,
 ) -> None:
     """Write a network that `build_model` made: weights as safetensors, its recipe as JSON within.
 
@@ -240,11 +257,12 @@ def save_model(
     (A *pruned* network has other shapes; it is saved with its plan, by `dgprune_lite.save`.)
 
     Args:
-        model: the network, whose weights fit `build_model(name, num_classes, width=width)`.
+        model: the network, whose weights fit `build_model` called with the settings below.
         path: the file to write, replaced if it is there.
         name: as given to `build_model`.
         num_classes: as given to `build_model`.
         width: as given to `build_model`.
+        in_channels: as given to `build_model`.
 
     Raises:
         ValueError: if the weights do not fit that recipe.
@@ -265,8 +283,10 @@ def save_model(
             f"no folder {str(path.parent)!r} to write {path.name!r} in; make it"
         )
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    recipe = {"name": name, "num_classes": num_classes, "width": width}
-    _check_fit(state, build_model(name, num_classes, width=width), "the model to save", recipe)
+    recipe: dict[str, Any] = {"name": name, "num_classes": num_classes, "width": width}
+    if in_channels != 3:  # unwritten otherwise, as in files from before there was a choice
+        recipe["in_channels"] = in_channels
+    _check_fit(state, build_model(**recipe), "the model to save", recipe)
     metadata = {"format": f"dgprune_lite-model-{CHECKPOINT_FORMAT}", "recipe": json.dumps(recipe)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -312,7 +332,12 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
             f"which save_model of this version writes"
         )
     recipe = json.loads(metadata["recipe"])
-    model = build_model(recipe["name"], recipe["num_classes"], width=recipe["width"])
+    model = build_model(
+        recipe["name"],
+        recipe["num_classes"],
+        width=recipe["width"],
+        in_channels=recipe.get("in_channels", 3),
+    )
     _check_fit(state, model, repr(str(path)), recipe)
     model.load_state_dict(state)
     return model

@@ -28,6 +28,22 @@ def test_digit_networks_give_logits_and_trace(name, width):
     assert torch.equal(logits, traced)
 
 
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_images_may_have_another_number_of_channels(name, channels):
+    model = build_model(name, 7, width=4, in_channels=channels)
+    assert model(torch.rand(2, channels, 28, 28)).shape == (2, 7)
+    with pytest.raises(RuntimeError, match="channels"):
+        model(torch.rand(2, channels + 1, 28, 28))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_three_channels_are_the_default(name):
+    default, three = build_model(name, width=4), build_model(name, width=4, in_channels=3)
+    for key, value in default.state_dict().items():
+        assert torch.equal(three.state_dict()[key], value), key
+
+
 def test_default_widths():
     assert build_model("digits_cnn").conv1.out_channels == 32
     assert build_model("digits_resnet").stem[0].out_channels == 16
@@ -56,8 +72,11 @@ def test_networks_with_auxiliary_heads_return_one_tensor(name):
 def test_own_network_joins_the_registry(monkeypatch):
     monkeypatch.setitem(MODELS, "tiny", lambda num_classes: nn.Linear(3, num_classes))
     assert build_model("tiny", 4).out_features == 4
+    assert build_model("tiny", 4, in_channels=3).out_features == 4
     with pytest.raises(ValueError, match="width is 8, but 'tiny' has no such setting"):
         build_model("tiny", 4, width=8)
+    with pytest.raises(ValueError, match="in_channels is 1, but 'tiny' has no such setting"):
+        build_model("tiny", 4, in_channels=1)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +94,8 @@ def test_unknown_name_gives_the_nearest(name, nearest):
         ({"num_classes": 0}, ValueError, "num_classes is 0; expected at least 1"),
         ({"num_classes": 2.0}, TypeError, "num_classes is 2.0; expected a whole number"),
         ({"width": 0}, ValueError, "width is 0"),
+        ({"in_channels": 0}, ValueError, "in_channels is 0; expected at least 1"),
+        ({"in_channels": 1.0}, TypeError, r"in_channels is 1\.0; expected a whole number"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"seed": "0"}, TypeError, "seed is '0'"),
     ],
@@ -87,6 +108,8 @@ def test_bad_settings(options, error, message):
 def test_torchvision_has_no_width():
     with pytest.raises(ValueError, match="width is 8, but torchvision's 'resnet18'"):
         build_model("resnet18", width=8)
+    with pytest.raises(ValueError, match="in_channels is 1, but torchvision's 'resnet18'"):
+        build_model("resnet18", in_channels=1)
 
 
 def test_count_parameters_counts_shared_ones_once():
@@ -109,6 +132,28 @@ def test_checkpoint_round_trip(saved):
     assert list(again) == list(model.state_dict())
     assert all(torch.equal(again[key], value) for key, value in model.state_dict().items())
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing left over
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_checkpoint_of_another_number_of_channels(tmp_path, name):
+    model = build_model(name, 2, width=4, in_channels=2)
+    recipe = {"name": name, "num_classes": 2, "width": 4}
+    with pytest.raises(ValueError, match=r"does not fit.*\(4, 2, 3, 3\), expected \(4, 3, 3, 3\)"):
+        save_model(model, tmp_path / "a", **recipe)
+    save_model(model, tmp_path / "a", **recipe, in_channels=2)
+    again = load_model(tmp_path / "a").state_dict()
+    assert all(torch.equal(again[key], value) for key, value in model.state_dict().items())
+
+
+def test_files_of_three_channels_are_as_they_always_were(saved):
+    model, path = saved
+    recipe = {"name": "digits_resnet", "num_classes": 7, "width": 4}
+    with models.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["recipe"]) == recipe  # and so can be read, without in_channels
+    before = path.read_bytes()
+    save_model(model, path, **recipe, in_channels=3)
+    assert path.read_bytes() == before
 
 
 def test_checkpoint_of_another_memory_layout(tmp_path):

@@ -20,7 +20,16 @@ from torch.utils.data import Dataset, TensorDataset
 import dgprune_lite as dg
 from dgprune_lite import experiment, study
 from dgprune_lite.experiment import Bench, dense_network, run_cell
-from dgprune_lite.grids import BASELINES, GRIDS, OURS, RATIOS, Cell, grid_cells
+from dgprune_lite.grids import (
+    BASELINES,
+    ENVIRONMENTS,
+    GRIDS,
+    OURS,
+    RATIOS,
+    Cell,
+    grid_cells,
+    variance_score,
+)
 from dgprune_lite.results import read_results, write_results
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +82,28 @@ def test_the_resnet_grid_has_three_ratios():
     cells = grid_cells(["resnet"])
     assert {cell.network for cell in cells} == {"digits_resnet"}
     assert len({cell.pruning_ratio for cell in cells if cell.criterion != "none"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("grid", "dataset", "envs"),
+    [
+        ("rotated", "RotatedMNIST", {"0", "30", "75"}),
+        ("colored", "ColoredMNIST", {"+90%", "+80%", "-90%"}),
+    ],
+)
+def test_the_grids_of_mnist_variants_have_three_seeds(grid, dataset, envs):
+    cells = [cell for cell in grid_cells([grid]) if cell.criterion != "none"]
+    assert {(c.dataset, c.network, c.width) for c in cells} == {(dataset, "digits_cnn", 16)}
+    assert {cell.test_env for cell in cells} == envs
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    per_criterion = Counter((cell.criterion, cell.pruning_ratio) for cell in cells)
+    assert {ratio for _, ratio in per_criterion} == {0.3, 0.5, 0.7}
+    assert len(cells) == 3 * 3 * 3 * len(CRITERIA)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_grids_know_the_environments_of_each_dataset(name):
+    assert ENVIRONMENTS[name] == experiment.DATASETS[name]().ENVIRONMENTS
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -282,6 +313,33 @@ def test_few_images_are_the_first_of_the_part(tmp_path):
     every = bench._measure(bench.model, bench.graph, "fisher", "val", None)
     assert few.images.tolist() == [5, 5, 5]
     assert every.images.tolist() == [12, 12, 12]
+
+
+@pytest.mark.parametrize("network", ["digits_cnn", "digits_resnet"])
+@pytest.mark.parametrize(
+    ("dataset", "test_env", "channels", "classes", "sources"),
+    [("RotatedMNIST", "75", 1, 10, 5), ("ColoredMNIST", "-90%", 2, 2, 2)],
+)
+def test_mnist_variants_run(tmp_path, network, dataset, test_env, channels, classes, sources):
+    cell = Cell(
+        dataset,
+        test_env,
+        0,
+        **variance_score(order="second"),
+        network=network,
+        width=4,
+        dense_steps=2,
+        finetune_steps=2,
+    )
+    study.run([cell], tmp_path, backend="sequential", progress=False)
+    row = json.loads(study.cell_path(cell, tmp_path).read_text())
+    assert list(row["accuracy_by_domain"])[-1] == test_env
+    assert len(row["accuracy_by_domain"]) == 1 + sources
+    model = dg.load_model(tmp_path / "dense" / f"{cell.dense_id}.safetensors")
+    assert model(torch.zeros(1, channels, 28, 28)).shape == (1, classes)
+    expected = dg.build_model(network, classes, width=2, in_channels=channels)
+    assert row["parameters"] == dg.count_parameters(expected)
+    assert study.run([cell], tmp_path, backend="sequential", progress=False) == 0
 
 
 def test_unknown_dataset_names_the_nearest(tmp_path):

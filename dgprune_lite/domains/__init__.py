@@ -3,11 +3,14 @@
 from dgprune_lite.domains.base import MultipleDomainDataset, nearest_name
 from dgprune_lite.domains.digits import DigitsLite
 from dgprune_lite.domains.loading import batches, check_batch, count, fetch
+from dgprune_lite.domains.mnist_variants import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
 
 __all__ = [
+    "ColoredMNIST",
     "DigitsLite",
     "MultipleDomainDataset",
+    "RotatedMNIST",
     "Split",
     "batches",
     "check_batch",
