@@ -7,7 +7,7 @@ subtracts that channel's contribution from the output already known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,10 +39,12 @@ def ablated_losses(
     """
     with torch.no_grad():
         ablation = _Ablation(symbolic_trace(model), graph)
-        ablation.run(images)
+        ablation.run(images.clone())  # some networks normalise their input in place
         losses = []
         for unit in range(graph.num_filters) if filters is None else filters:
             logits = ablation.logits_without(unit)
+            if logits.dtype in (torch.float16, torch.bfloat16):
+                logits = logits.float()
             losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum().cpu())
     return torch.stack(losses)
 
@@ -51,6 +53,7 @@ class _Ablation(fx.Interpreter):
     """Keeps all activations of one batch and recomputes what a missing filter changes."""
 
     def __init__(self, module: fx.GraphModule, graph: ChannelGraph):
+        _rebind(module.graph, graph.rebound)
         super().__init__(module, garbage_collect_values=False)
         self.channels = graph
         self.order = list(module.graph.nodes)
@@ -132,3 +135,15 @@ class _Ablation(fx.Interpreter):
             return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))
         name = getattr(node.target, "__name__", str(node.target))
         return name.startswith("i") or name.endswith("_") or bool(node.kwargs.get("inplace"))
+
+
+def _rebind(graph: fx.Graph, names: frozenset[str]) -> None:
+    """Let later nodes read the result of an operation in place, not its input from before."""
+    place = {node: number for number, node in enumerate(graph.nodes)}
+
+    def later_than(node: fx.Node) -> Callable[[fx.Node], bool]:
+        return lambda user: place[user] > place[node]
+
+    for node in list(graph.nodes):
+        if node.name in names:
+            node.all_input_nodes[0].replace_all_uses_with(node, delete_user_cb=later_than(node))

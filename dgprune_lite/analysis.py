@@ -193,6 +193,66 @@ def by_test_domain(lost: pd.DataFrame, value: str = "loss_unseen") -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def average_of_methods(
+    lost: pd.DataFrame, methods: Sequence[str] = BASELINES, name: str = "standard"
+) -> pd.DataFrame:
+    """Average the losses of several methods within every pair, as if they were one method.
+
+    Args:
+        lost: From :func:`losses`.
+        methods: Theirs; each must be there for every pair and ratio.
+        name: ``method`` of the average.
+
+    Returns:
+        Rows as in ``lost``, one a pair, ratio and settings, with the columns that identify it and
+        its mean losses; for :func:`curves`, :func:`by_test_domain` and :func:`compare`.
+
+    Raises:
+        ValueError: A method that is missing for some pair.
+    """
+    by = [*PAIR, "pruning_ratio", *(column for column in SETTINGS if column in lost)]
+    values = [column for column in lost if column.startswith("loss_")]
+    groups = lost[lost["method"].isin(methods)].groupby(by)
+    if groups.ngroups == 0 or (groups.size() != len(methods)).any():
+        raise ValueError(f"not every pair and ratio has all methods of {', '.join(methods)}")
+    return groups[values].mean().reset_index().assign(method=name)
+
+
+def describe_pairs(lost: pd.DataFrame) -> str:
+    """Say how many networks a table is about.
+
+    >>> pairs = pd.DataFrame({"test_env": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1]})
+    >>> describe_pairs(pairs)
+    '4 networks (2 test domains, 2 seeds)'
+    """
+
+    def count(number: int, what: str) -> str:
+        return f"{number} {what}{'' if number == 1 else 's'}"
+
+    domains, seeds = lost["test_env"].nunique(), lost["seed"].nunique()
+    networks = len(lost[list(PAIR)].drop_duplicates())
+    return f"{count(networks, 'network')} ({count(domains, 'test domain')}, {count(seeds, 'seed')})"
+
+
+def describe_mean(values: Sequence[float]) -> str:
+    """Write the mean over pairs, in points, with its bootstrap interval.
+
+    >>> describe_mean([2.0, 2.0, 2.0])
+    '2.0 points (95 % interval 2.0 to 2.0)'
+    """
+    low, high = bootstrap_interval(values)
+    return f"{np.mean(values):z.1f} points (95 % interval {low:z.1f} to {high:z.1f})"
+
+
+def plus_minus(mean: float, error: float) -> str:
+    """Write a mean with its standard error, where there is one.
+
+    >>> plus_minus(3.14, 0.5), plus_minus(3.14, float("nan"))
+    ('3.1 ± 0.5', '3.1')
+    """
+    return f"{mean:z.1f}" if np.isnan(error) else f"{mean:z.1f} ± {error:.1f}"
+
+
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:

@@ -60,6 +60,8 @@ class Propagation(fx.Interpreter):
         self.reasons: dict[int, str] = {}  # locked id to why
         self.records: dict[str, dict[str, Any]] = {}  # one a layer, see `layer`
         self.used_gates: dict[str, None] = {}
+        self.rebound: set[str] = set()  # names of nodes that change their input in place
+        self.read: set[int] = set()  # parameters that the network's own code reads
 
     # --- ids -----------------------------------------------------------------------------
 
@@ -99,7 +101,7 @@ class Propagation(fx.Interpreter):
         """The ids along ``axis``; channels that meet at one index of it are united."""
         for other in range(ids.ndim):
             if other != axis % ids.ndim:
-                self.unite_along(ids, other, "")
+                self.unite_along(ids, other, "it shares its channels with fixed values")
                 ids = ids.narrow(other, 0, 1)
         return ids.reshape(-1)
 

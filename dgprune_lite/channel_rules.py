@@ -50,7 +50,7 @@ POOLING = (
 # moves elements without changing them: the same call on the ids says where they went
 MOVING = (
     torch.flatten, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.movedim,
-    torch.swapaxes, nn.Flatten, nn.Unflatten,
+    torch.swapaxes, nn.Flatten,
     "flatten", "permute", "transpose", "squeeze", "unsqueeze", "movedim", "swapaxes",
 )  # fmt: skip
 
@@ -62,6 +62,7 @@ def apply_rule(flow: Propagation, node: fx.Node, result: Any) -> Any:
             flow.lock(value.ids, "its outputs are the network's outputs")
         return None
     if node.op in ("placeholder", "get_attr"):
+        flow.read.add(id(result))
         return _fixed(result)
     rule = _find_rule(flow, node)
     inputs = _inputs(flow, node)
@@ -193,6 +194,9 @@ def nonzero(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) 
 @rule(*POOLING)
 def pooling(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
     value = inputs[0]
+    if not isinstance(result, Tensor):
+        flow.lock(value.ids, f"{_title(flow, node)} gives more than one tensor")
+        return _fixed(result)
     ids = flow.channel_ids(value.ids, 1)
     return Value(_spread(ids, result, 1), value.zero, value.gates)
 
@@ -219,14 +223,15 @@ def reshaping(flow: Propagation, node: fx.Node, inputs: list[Value], result: Ten
         flow.lock(ids, f"{_title(flow, node)} to a size that is fixed in the code")
     else:
         for axis in literal:
-            flow.unite_along(ids, axis, "")
+            flow.unite_along(ids, axis, "it shares its channels with fixed values")
     return Value(ids, value.zero, value.gates)
 
 
 @rule("mean", torch.mean, "sum", torch.sum)
 def reducing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
     value = inputs[0]
-    axes: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    axes: Any = node.args[1] if len(node.args) > 1 else None
+    axes = node.kwargs.get("dim", node.kwargs.get("axis", axes))
     axes = range(value.ids.ndim) if axes is None else axes
     ids = value.ids
     for axis in [axes] if isinstance(axes, int) else tuple(axes):
@@ -252,6 +257,7 @@ def splitting(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any
     if varies(value.ids, axis):
         equal = len({part.shape[axis] for part in parts}) == 1
         sized = node.target in (torch.split, "split") and not isinstance(node.args[1], fx.Node)
+        sized = sized or isinstance(node.args[1], (tuple, list))
         if equal and not sized:
             for part in parts[1:]:
                 flow.unite(squeeze_constant(parts[0]), squeeze_constant(part), "a fixed part")
@@ -268,7 +274,11 @@ def indexing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any)
         return value[index]
     index = fx.map_arg(index, lambda n: flow.env[n])
     ids = value.ids[index]
-    touched = index if isinstance(index, tuple) else (index,)
+    touched = list(index) if isinstance(index, tuple) else [index]
+    touched = [part for part in touched if part is not None]  # None makes an axis, reads none
+    if any(part is Ellipsis for part in touched):
+        place = next(i for i, part in enumerate(touched) if part is Ellipsis)
+        touched[place : place + 1] = [slice(None)] * (value.ids.ndim - len(touched) + 1)
     for axis, part in enumerate(touched):
         whole = isinstance(part, slice) and part == slice(None)
         if not whole and varies(value.ids, axis):
@@ -279,8 +289,9 @@ def indexing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any)
 @rule(operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "add_")
 def adding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
     """A sum is zero where all its terms are, so the filters of all terms go together."""
+    numbers = _numbers(flow, node)
     ids = _join(flow, node, inputs, result)
-    constant = any(isinstance(arg, (int, float)) and arg != 0 for arg in node.args[:2])
+    constant = any(not isinstance(number, (int, float)) or number != 0 for number in numbers)
     foreign = any(not value.carries for value in inputs)
     gates: frozenset[str] = frozenset().union(*(value.gates for value in inputs))
     return Value(ids, all(v.zero for v in inputs) and not constant and not foreign, gates)
@@ -290,11 +301,28 @@ def adding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor
 def multiplying(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
     """A product is zero where one factor is; that factor's gates are the ones that count."""
     ids = _join(flow, node, inputs, result)
+    if any(isinstance(number, fx.Node) for number in _numbers(flow, node)):
+        flow.lock(ids, f"{_title(flow, node)} with a size that may change")
     factors = inputs
     if node.target in (operator.truediv, torch.div, "div"):  # only the numerator's zeros count
-        factors = inputs[:1] if isinstance(node.args[0], fx.Node) else []
+        first = node.args[0] if node.args else node.kwargs.get("input")
+        factors = [v for v in inputs if isinstance(first, fx.Node) and v is flow.values[first]]
+        for value in inputs:
+            if not any(value is factor for factor in factors):
+                flow.lock(value.ids, f"{_title(flow, node)} by it, and zeros cannot divide")
     zeros = [v for v in factors if v.carries and v.zero and not _stretched(v.ids, ids)]
     return Value(ids, bool(zeros), zeros[0].gates if zeros else frozenset())
+
+
+def _numbers(flow: Propagation, node: fx.Node) -> list[Any]:
+    """The operands of an element-wise operation that are no tensors: numbers, or nodes of such."""
+    operands = [*node.args[:2], node.kwargs.get("input"), node.kwargs.get("other")]
+    return [
+        operand
+        for operand in operands
+        if operand is not None
+        and not (isinstance(operand, fx.Node) and isinstance(flow.values[operand], Value))
+    ]
 
 
 def _join(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Tensor:

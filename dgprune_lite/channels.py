@@ -98,6 +98,7 @@ class ChannelGraph:
     gates: tuple[str, ...]
     parameters: int
     node_units: dict[str, Tensor] = field(repr=False)  # fx node to units, shape of one image
+    rebound: frozenset[str] = field(repr=False)  # fx nodes that change their input in place
 
     @property
     def num_filters(self) -> int:
@@ -110,7 +111,11 @@ class ChannelGraph:
 
     def join(self, parts: dict[str, Tensor]) -> Tensor:
         """The inverse of :meth:`split` for (filters,) tensors."""
-        return torch.cat([parts[name] for name in self.groups])
+        if parts.keys() != self.groups.keys():
+            raise ValueError(
+                f"groups {list(parts)} are not those of the graph, {list(self.groups)}"
+            )
+        return torch.cat([parts[name] for name in self.groups] or [torch.zeros(0)])
 
     def totals(self, removed: np.ndarray | None = None) -> tuple[int, int]:
         """Parameters and MACs per image of the network without the ``removed`` filters.
@@ -170,9 +175,10 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
         except Exception as error:
             shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
             raise ValueError(
-                f"{type(model).__name__} does not run on example_inputs of shape {shapes}: {error}"
+                f"{type(model).__name__} does not run on example_inputs of shape {shapes}: "
+                + str(error).split("\n")[0]
             ) from error
-    return propagation.channel_graph(sum(p.numel() for p in model.parameters()))
+    return propagation.channel_graph(model)
 
 
 def symbolic_trace(model: nn.Module) -> fx.GraphModule:
@@ -193,19 +199,45 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-_INPUT = "it filters the channels of the network's input, which stay"
-
-
 class _Tracing(Propagation):
     """Runs the network on real tensors and, beside it, the rules on ids."""
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         self.values[n] = apply_rule(self, n, result)
+        for source in n.all_input_nodes:  # changed in place: from here on it is the result
+            if isinstance(result, Tensor) and self.env[source] is result:
+                self.values[source] = self.values[n]
+                self.rebound.add(n.name)
         return result
 
-    def channel_graph(self, parameters: int) -> ChannelGraph:
+    def lock_tensors_of_others(self) -> None:
+        """Lock layers whose weight or bias is computed, shared or read by somebody else."""
+        modules = dict(self.module.named_modules())
+        owners: dict[int, set[int]] = defaultdict(set)
+        for module in modules.values():
+            for parameter in module.parameters(recurse=False):
+                owners[id(parameter)].add(id(module))
+        for name, record in self.records.items():
+            for key in ("weight", "bias"):
+                tensor = getattr(modules[name], key, None)
+                if tensor is None:
+                    continue
+                reason = None
+                if modules[name]._parameters.get(key) is None:
+                    reason = f"its {key} is computed from other tensors (a parametrization?)"
+                elif len(owners[id(tensor)]) > 1:
+                    reason = f"its {key} belongs to another module, too"
+                elif id(tensor) in self.read:
+                    reason = f"its {key} is read outside of the layer, too"
+                if reason:
+                    self.lock(record["out"], f"{name}: {reason}")
+                    if record["into"] is not None:
+                        self.lock(record["into"], f"{name}: {reason}")
+
+    def channel_graph(self, model: nn.Module) -> ChannelGraph:
         """Read groups, gates and layers off the ids."""
+        self.lock_tensors_of_others()
         root = np.array([self.find(i) for i in range(len(self.parent))])
         why: dict[int, str] = {}
         for i, reason in self.reasons.items():
@@ -252,13 +284,20 @@ class _Tracing(Propagation):
             for name, roots in producers.items()
             if (layers[name].out_units < 0).all()
         }
+        for name, module in model.named_modules():  # parameters that no rule knows of
+            if name not in layers and any(True for _ in module.parameters(recurse=False)):
+                title = type(module).__name__
+                skipped[name] = f"{title} is a kind of module whose channels are not followed"
         node_units = {
             node.name: _look_up(unit, value.ids[0] if value.ids.ndim else value.ids)
             for node, value in self.values.items()
             if isinstance(value, Value)
         }
         gates = tuple(name for name in self.used_gates if (layers[name].out_units >= 0).any())
-        return ChannelGraph(groups, skipped, layers, gates, parameters, node_units)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return ChannelGraph(
+            groups, skipped, layers, gates, parameters, node_units, frozenset(self.rebound)
+        )
 
 
 def _look_up(table: Tensor, ids: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
             )
         shrink(modules[name], Cut(tuple(record["out"]), tuple(record["into"]), tuple(shape)))
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(tensors, assign=True)  # in the file's precision
     except RuntimeError as error:
         raise ValueError(f"{path.name} does not fit the factory's network: {error}") from error
     return model

@@ -52,10 +52,16 @@ def digits_cnn(num_classes: int = 10, width: int = 32, in_channels: int = 3) -> 
         channels = filters
     layers["flatten"] = nn.Flatten()  # (batch, 2 * width * 3 * 3)
     layers["fc"] = nn.Linear(channels * 3 * 3, num_classes)
-    network = nn.Sequential()
+    network = DigitsCNN()
     for name, layer in layers.items():
         network.add_module(name, layer)
     return network
+
+
+class DigitsCNN(nn.Sequential):
+    """The network that `digits_cnn` returns, layer after layer."""
+
+    stores_channels_last = True  # see `layout_for`
 
 
 class BasicBlock(nn.Module):
@@ -87,6 +93,8 @@ class BasicBlock(nn.Module):
 
 class DigitsResNet(nn.Module):
     """The network that `digits_resnet` returns: stem, three basic blocks, average, linear."""
+
+    stores_channels_last = True  # see `layout_for`
 
     def __init__(self, num_classes: int, width: int, in_channels: int = 3) -> None:
         super().__init__()

@@ -24,8 +24,9 @@ NEUTRAL = "#595959"  # reference lines, the unpruned network
 ROLE_COLORS = {"in-domain": IN_DOMAIN, "unseen": UNSEEN}
 
 # (colour, marker, line style): three signals each, so that no reader depends on the colour alone.
-# Baselines are dashed; the criteria of the risk-variance family are solid.
-_CRITERIA: dict[str, tuple[str, str, str]] = {
+# Baselines are dashed; the criteria of the risk-variance family are solid, its variants (named as
+# the study names them) nearly so.
+_CRITERIA: dict[str, tuple[str, str, Any]] = {
     "random": ("#7F7F7F", "x", ":"),
     "l1": ("#117733", "s", "--"),
     "l2": ("#44AA99", "D", "--"),
@@ -34,10 +35,18 @@ _CRITERIA: dict[str, tuple[str, str, str]] = {
     "taylor": ("#6699CC", "P", "--"),
     "fisher": ("#332288", "X", "--"),
     "risk_variance": ("#882255", "o", "-"),
+    "risk_variance mean=1": ("#882255", "d", "-."),
+    "risk_variance order=second": ("#882255", "*", (0, (5, 1))),
     "risk_gradient": ("#AA4499", "h", "-"),
     "worst_domain": ("#CC6677", "p", "-"),
 }
-_NAMES = ("l1", "l2", "taylor", "fisher")  # written with a capital
+_LABELS = {
+    **{name: name.title() for name in ("l1", "l2", "taylor", "fisher")},
+    "bn_scale": "BN scale",
+    "fpgm": "FPGM",
+    "risk_variance mean=1": "mean and variance",
+    "risk_variance order=second": "second order",
+}
 CRITERION_COLORS = {name: style[0] for name, style in _CRITERIA.items()}
 
 # Width and height in inches. A page shows 100 px an inch, a phone 330 px in all: 11 pt text
@@ -123,7 +132,8 @@ def criterion_style(name: str) -> dict[str, Any]:
     """Give the line style of a criterion, as keyword arguments of `Axes.plot`.
 
     Args:
-        name: a criterion of `dgprune_lite.score`, such as "l1" or "risk_variance".
+        name: a criterion of `dgprune_lite.score`, such as "l1" or "risk_variance", or one of its
+            variants in the study, such as "risk_variance mean=1".
 
     Returns:
         `color`, `marker`, `linestyle` and `label`.
@@ -141,9 +151,7 @@ def criterion_style(name: str) -> dict[str, Any]:
             f"no plotting style for criterion {name!r}{hint} Known: {', '.join(_CRITERIA)}"
         )
     color, marker, linestyle = _CRITERIA[name]
-    label = {"bn_scale": "BN scale", "fpgm": "FPGM", **{n: n.title() for n in _NAMES}}.get(
-        name, name.replace("_", " ")
-    )
+    label = _LABELS.get(name, name.replace("_", " "))
     return {"color": color, "marker": marker, "linestyle": linestyle, "label": label}
 
 

@@ -178,7 +178,8 @@ def plan_pruning(
             round(n·(1 - ratio)), and at least one.
         global_pruning: Rank all filters of the network together, so that groups may lose
             unequal shares. Scores must then be comparable between groups.
-        ignored_layers: Module names, or patterns such as ``"layer4.*"``, that keep all filters.
+        ignored_layers: Names of modules, of blocks that hold them, or patterns such as
+            ``"layer?.0.*"``; they keep all their channels.
 
     Returns:
         The :class:`PruningPlan`. Equal scores go in order of the filters' numbers.
@@ -253,16 +254,24 @@ def _check_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
 
 
 def _open_groups(graph: ChannelGraph, ignored: Sequence[str]) -> list[Any]:
-    patterns = [ignored] if isinstance(ignored, str) else list(ignored)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatch(name, pattern) for name in graph.layers):
+    closed: set[int] = set()
+    for pattern in [ignored] if isinstance(ignored, str) else ignored:
+        if not isinstance(pattern, str):
+            raise TypeError(f"ignored_layers holds {pattern!r}, expected names such as 'layer4.*'")
+        fitting = [
+            layer
+            for name, layer in graph.layers.items()
+            if fnmatch.fnmatch(name, pattern) or name.startswith(f"{pattern}.")
+        ]
+        if not fitting:
             raise ValueError(
                 f"ignored_layers={pattern!r} fits none of the layers {', '.join(graph.layers)}"
             )
+        closed.update(unit for layer in fitting for unit in layer.out_units.tolist())
     return [
         group
         for group in graph.groups.values()
-        if not any(fnmatch.fnmatch(name, p) for name in group.producers for p in patterns)
+        if closed.isdisjoint(range(group.start, group.start + group.size))
     ]
 
 

@@ -23,7 +23,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -168,6 +167,9 @@ def domain_statistics(
     if not data:
         raise ValueError("data={} holds no domain: pass a dict of domain name to data set")
     check_graph(model, graph)
+    if not graph.num_filters:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
+        raise ValueError(f"no filter of this network can be removed exactly ({reasons})")
     like = next(model.parameters())
     parts, layout = [], layout_for(model)
     with evaluating(model):
@@ -246,19 +248,24 @@ def _batch_statistics(
     )
 
 
-def _losses(model: nn.Module, tensors: Any, images: Tensor, labels: Tensor, where: str) -> Tensor:
+def _losses(model: nn.Module, images: Tensor, labels: Tensor, where: str) -> Tensor:
     """Cross-entropy of every image, in nats (n,)."""
-    logits = functional_call(model, tensors, (images,))
+    logits = model(images.clone())  # some networks normalise their input in place
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the model gives a {type(logits).__name__}, expected a tensor of logits")
     if logits.ndim != 2 or len(logits) != len(labels):
         raise ValueError(
             f"the model gives {tuple(logits.shape)} for {len(labels)} images, expected "
             f"({len(labels)}, classes)"
         )
-    if int(labels.max()) >= logits.shape[1]:
+    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(wrong):
         raise ValueError(
-            f"label {int(labels.max())} in {where} is outside the model's {logits.shape[1]} "
+            f"label {int(wrong[0])} in {where} is outside the model's {logits.shape[1]} "
             "classes: check the data set's labels and the model's num_classes"
         )
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     losses = F.cross_entropy(logits, labels, reduction="none")
     if not bool(losses.isfinite().all()):
         bad = losses[~losses.isfinite()][0].item()
@@ -274,21 +281,17 @@ def _gate_gradient(
     A gate multiplies a layer's output, as does a common factor on its weight and bias, so
     ∂R/∂z_m = Σ γ·∂R/∂γ + β·∂R/∂β over the filter's channels (w and b for a bare layer).
     """
-    tensors = {name: p.detach() for name, p in model.named_parameters()}
-    sources = []  # (units of its channels, tensor)
+    sources: list[tuple[Tensor, Tensor]] = []  # units of its channels, parameter
     for name in graph.gates:
         units = torch.from_numpy(graph.layers[name].out_units)
-        found = [f"{name}.{part}" for part in ("weight", "bias") if f"{name}.{part}" in tensors]
-        if not found:
-            raise ValueError(
-                f"{name} has no weight and bias to take the gate gradient from: "
-                "use order='fisher', which puts real gates there"
-            )
-        for key in found:
-            tensors[key] = tensors[key].requires_grad_()
-            sources.append((units, tensors[key]))
-    losses = _losses(model, tensors, images, labels, where)
-    gradients = torch.autograd.grad(losses.sum(), [t for _, t in sources], allow_unused=True)
+        found = list(model.get_submodule(name).parameters(recurse=False))
+        if not found:  # a BatchNorm without scale and shift: only real gates will do
+            losses, per_image = gate_gradients_per_image(model, graph, images, labels, where=where)
+            return losses, per_image.sum(0)
+        sources += [(units, parameter) for parameter in found]
+    with _gradients_for(model, [parameter for _, parameter in sources]), torch.enable_grad():
+        losses = _losses(model, images, labels, where)
+        gradients = torch.autograd.grad(losses.sum(), [t for _, t in sources], allow_unused=True)
     total = torch.zeros(graph.num_filters, dtype=torch.float64)
     for (units, tensor), gradient in zip(sources, gradients, strict=True):
         if gradient is not None:
@@ -305,13 +308,17 @@ def gate_gradients_per_image(
 
     def put_gate(name: str, output: Tensor) -> Tensor:
         units = torch.from_numpy(graph.layers[name].out_units)
+        if len(output) != len(images):
+            raise ValueError(
+                f"{name} gives {len(output)} rows for {len(images)} images: order 'fisher' needs "
+                "the images along the first axis; use order='first'"
+            )
         gate = output.new_ones(len(output), len(units)).requires_grad_()
         gates.append((units, gate))
         return output * along_channels(gate, output, graph.layers[name].kind)
 
-    tensors = {name: p.detach() for name, p in model.named_parameters()}
-    with gate_hooks(model, graph, put_gate), torch.enable_grad():
-        losses = _losses(model, tensors, images, labels, where)
+    with _gradients_for(model, []), gate_hooks(model, graph, put_gate), torch.enable_grad():
+        losses = _losses(model, images, labels, where)
         gradients = torch.autograd.grad(losses.sum(), [g for _, g in gates], allow_unused=True)
     total = losses.new_zeros(len(images), graph.num_filters, dtype=torch.float64)
     for (units, _), gradient in zip(gates, gradients, strict=True):
@@ -319,6 +326,20 @@ def gate_gradients_per_image(
             index = units[units >= 0]
             total.index_add_(1, index.to(total.device), gradient[:, units >= 0].double())
     return losses.detach().double(), total
+
+
+@contextmanager
+def _gradients_for(model: nn.Module, wanted: list[Tensor]) -> Iterator[None]:
+    """Let autograd follow the ``wanted`` parameters and no others; flags as found afterwards."""
+    found = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    ids = {id(parameter) for parameter in wanted}
+    try:
+        for parameter, _ in found:
+            parameter.requires_grad_(id(parameter) in ids)
+        yield
+    finally:
+        for parameter, flag in found:
+            parameter.requires_grad_(flag)
 
 
 def along_channels(gate: Tensor, output: Tensor, kind: str) -> Tensor:

@@ -66,6 +66,8 @@ def modes_as_found(model: nn.Module) -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a network in evaluation mode for a `with` block, and every module back afterwards.
 
+    The random state is put back, too: some networks draw numbers even in evaluation.
+
     Example:
         >>> network = nn.Dropout()
         >>> with evaluating(network):
@@ -74,7 +76,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         >>> network.training
         True
     """
-    with modes_as_found(model):
+    with modes_as_found(model), torch.random.fork_rng(devices=[]):
         model.eval()
         yield
 
@@ -94,10 +96,11 @@ def layout_for(model: nn.Module) -> torch.memory_format:
     """Return the memory layout of images and weights in which a network runs fastest, and safely.
 
     On a CPU, convolutions with whole blocks of 8 channels are about 1.5 times as fast with channels
-    stored last, and those with other numbers, as pruning makes them, up to twice as slow. For a
-    convolution whose stride exceeds its kernel (the 1×1 shortcuts of torchvision's ResNets) and
-    that has few input channels, oneDNN in PyTorch 2.12 then even writes past the end of the
-    input's gradient, and the process dies. So only a network without either stores channels last.
+    stored last, and those with other numbers, as pruning makes them, up to twice as slow. So a
+    network of this package (it says `stores_channels_last = True`) has channels last as long as
+    its widths are such. All others keep the usual layout: their code may rely on it
+    (`x.view(n, -1)` does), and for a convolution whose stride exceeds its kernel oneDNN in PyTorch
+    2.12 can write past the end of the input's gradient, so that the process dies.
 
     Args:
         model: the network.
@@ -106,17 +109,16 @@ def layout_for(model: nn.Module) -> torch.memory_format:
         `torch.channels_last` or `torch.contiguous_format`.
 
     Example:
-        >>> layout_for(nn.Conv2d(3, 8, kernel_size=3))
+        >>> from dgprune_lite import build_model
+        >>> layout_for(build_model("digits_cnn", width=8))
         torch.channels_last
-        >>> layout_for(nn.Conv2d(3, 8, kernel_size=1, stride=2))
+        >>> layout_for(build_model("digits_cnn", width=5))
         torch.contiguous_format
-        >>> layout_for(nn.Conv2d(3, 5, kernel_size=3))
+        >>> layout_for(build_model("resnet18"))
         torch.contiguous_format
     """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            strides = zip(module.stride, module.kernel_size, strict=True)
-            if module.out_channels % 8 or any(stride > kernel for stride, kernel in strides):
-                return torch.contiguous_format
-    on_cpu = device_of(model).type == "cpu"
-    return torch.channels_last if on_cpu else torch.contiguous_format
+    if not getattr(model, "stores_channels_last", False) or device_of(model).type != "cpu":
+        return torch.contiguous_format
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    whole = all(module.out_channels % 8 == 0 for module in convolutions)
+    return torch.channels_last if whole else torch.contiguous_format

@@ -90,6 +90,7 @@ def fingerprint(model: nn.Module) -> dict[str, object]:
         "grad": {
             name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
         },
+        "parameters": {name: (type(p), id(p)) for name, p in model.named_parameters()},
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "modes": [module.training for module in model.modules()],
         "hooks": [len(module._forward_hooks) for module in model.modules()],

@@ -145,6 +145,26 @@ def test_by_test_domain_averages_each_seed_first():
     assert table.loc["worst", "domain"] == "syn"
 
 
+def test_average_of_methods_is_taken_within_pairs():
+    rows = []
+    for seed, lost in ((0, (0.1, 0.3)), (1, (0.2, 0.6))):
+        rows.append(row("none", seed=seed, unseen=0.9))
+        for name, points in zip(("l1", "fpgm"), lost, strict=True):
+            rows.append(row(name, seed=seed, unseen=0.9 - points))
+    lost = analysis.losses(pd.DataFrame(rows))
+    average = analysis.average_of_methods(lost, ["l1", "fpgm"])
+    assert average["loss_unseen"].tolist() == pytest.approx([20.0, 40.0])
+    curve = analysis.curves(average).iloc[0]
+    assert (curve["method"], curve["pairs"]) == ("standard", 2)
+    assert curve["loss_unseen_se"] == pytest.approx(10.0)
+    both = pd.concat([lost, average])
+    assert analysis.compare(both, "l1", ["standard"]).loc[0, "difference"] == pytest.approx(15.0)
+    with pytest.raises(ValueError, match="has all methods of l1, fpgm"):
+        analysis.average_of_methods(lost.iloc[1:], ["l1", "fpgm"])
+    with pytest.raises(ValueError, match="has all methods of l9"):
+        analysis.average_of_methods(lost, ["l9"])
+
+
 def test_bootstrap_interval_agrees_with_scipy():
     values = np.random.default_rng(1).normal(1, 2, 20)
     ours = analysis.bootstrap_interval(values)

@@ -31,7 +31,8 @@ def test_modes_come_back_module_by_module_also_after_an_error():
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
-def test_a_strided_1x1_convolution_keeps_the_usual_layout():
+def test_only_our_own_networks_of_whole_blocks_store_channels_last():
     assert layout_for(build_model("digits_resnet")) == torch.channels_last
-    assert layout_for(build_model("mobilenet_v2")) == torch.channels_last
+    assert layout_for(build_model("digits_cnn", width=6)) == torch.contiguous_format
+    assert layout_for(build_model("mobilenet_v2")) == torch.contiguous_format
     assert layout_for(build_model("resnet18")) == torch.contiguous_format
