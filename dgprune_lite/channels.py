@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,6 +137,21 @@ def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
     mask = units < 0
     mask[~mask] = ~removed[units[~mask]]
     return mask
+
+
+def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Say where ``model`` does not have the layers, by name, with weights of these shapes."""
+    modules = dict(model.named_modules())
+    for name, expected in shapes.items():
+        weight = getattr(modules.get(name), "weight", None)
+        shape = () if weight is None else tuple(weight.shape)
+        if name not in modules or shape != tuple(expected):
+            found = f"has shape {shape}" if name in modules else "is not there"
+            return (
+                f"its layer {name!r} has a weight of shape {tuple(expected)}, "
+                f"in this {type(model).__name__} it {found}"
+            )
+    return None
 
 
 def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> ChannelGraph:

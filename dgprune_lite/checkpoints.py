@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from dgprune_lite.channels import misfit
 from dgprune_lite.pruning import Cut, PruningPlan, shrink
 
 FORMAT = "dgprune_lite pruned network"
@@ -39,8 +41,9 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save to {str(path)!r}: make the folder {path.parent}")
     expected = plan.to_frame().set_index("module")["channels_after"]
+    modules = dict(small.named_modules())
     for name in plan.cuts:
-        module = dict(small.named_modules()).get(name)
+        module = modules.get(name)
         weight = getattr(module, "weight", None)
         if module is None or (weight is not None and len(weight) != expected[name]):
             raise ValueError(
@@ -51,10 +54,7 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "pruning_ratio": plan.pruning_ratio,
-        "cuts": {
-            name: {"out": cut.out, "into": cut.into, "weight_shape": cut.weight_shape}
-            for name, cut in plan.cuts.items()
-        },
+        "cuts": {name: asdict(cut) for name, cut in plan.cuts.items()},
     }
     tensors = {name: value.detach().cpu().clone() for name, value in small.state_dict().items()}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
@@ -97,17 +97,11 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
         raise FileNotFoundError(f"no file at {str(path)!r}: save a pruned network there first")
     header, tensors = _read(path)
     model = model_factory()
-    modules = dict(model.named_modules())
-    for name, record in header["cuts"].items():
-        weight = getattr(modules.get(name), "weight", None)
-        shape = [] if weight is None else list(weight.shape)
-        if name not in modules or shape != record["weight_shape"]:
-            found = f"of shape {tuple(shape)}" if name in modules else "missing"
-            raise ValueError(
-                f"{path.name} was pruned from another network: its {name!r} had a weight of shape "
-                f"{tuple(record['weight_shape'])}, in the factory's network it is {found}"
-            )
-        shrink(modules[name], Cut(tuple(record["out"]), tuple(record["into"]), tuple(shape)))
+    cuts = {name: Cut(**record) for name, record in header["cuts"].items()}
+    if problem := misfit(model, {name: cut.weight_shape for name, cut in cuts.items()}):
+        raise ValueError(f"{path.name} was pruned from another network: {problem}")
+    for name, cut in cuts.items():
+        shrink(model.get_submodule(name), cut)
     try:
         model.load_state_dict(tensors, assign=True)  # in the file's precision
     except RuntimeError as error:
@@ -127,7 +121,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         raise ValueError(
             f"{path.name} is a safetensors file, but not a network saved by dgprune_lite.save"
         )
-    if header.get("version") != VERSION:
+    if header.get("version") != VERSION or "cuts" not in header:
         raise ValueError(
             f"{path.name} has format version {header.get('version')!r}, this package reads "
             f"{VERSION}: use the package version that wrote it"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dgprune_lite.channels import ChannelGraph, keep_mask, trace_channels
-from dgprune_lite.risks import ORDERS, Order, domain_statistics
+from dgprune_lite.channels import ChannelGraph, keep_mask, misfit, trace_channels
+from dgprune_lite.risks import Order, domain_statistics
 from dgprune_lite.scores import NEEDS_STATISTICS, score
 
 if TYPE_CHECKING:
@@ -97,17 +97,13 @@ class PruningPlan:
         Raises:
             ValueError: A layer of the plan is missing or has another shape.
         """
+        shapes = {name: cut.weight_shape for name, cut in self.cuts.items()}
+        if problem := misfit(model, shapes):
+            raise ValueError(
+                f"the plan is for another model: {problem}. "
+                "Make the plan with the graph of this model"
+            )
         modules = dict(model.named_modules())
-        for name, cut in self.cuts.items():
-            weight = getattr(modules.get(name), "weight", None)
-            shape = () if weight is None else tuple(weight.shape)
-            if name not in modules or shape != cut.weight_shape:
-                found = f"has shape {shape}" if name in modules else "is not there"
-                raise ValueError(
-                    f"the plan is for another model: its layer {name!r} has a weight of shape "
-                    f"{cut.weight_shape}, in this {type(model).__name__} it {found}. "
-                    "Make the plan with the graph of this model"
-                )
         memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
         for name, cut in self.cuts.items():
             memo.update((id(whole), part) for whole, part in _smaller(modules[name], cut))
@@ -374,5 +370,5 @@ def statistics_order(criterion: str, order: str | None = None) -> Order:
     if order == "exact":
         return "exact"
     if criterion in ("taylor", "risk_gradient") or order == "first":
-        return ORDERS[0]
-    return ORDERS[1]
+        return "first"
+    return "fisher"

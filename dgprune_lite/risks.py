@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dgprune_lite.ablation import ablated_losses
-from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.channels import ChannelGraph, misfit
 from dgprune_lite.domains import batches
 from dgprune_lite.running import evaluating, layout_for
 
@@ -190,17 +190,11 @@ def domain_statistics(
 
 def check_graph(model: nn.Module, graph: ChannelGraph) -> None:
     """Raise ValueError unless ``graph`` could come from ``model``."""
-    modules = dict(model.named_modules())
-    for name, layer in graph.layers.items():
-        weight = getattr(modules.get(name), "weight", None)
-        shape = () if weight is None else tuple(weight.shape)
-        if name not in modules or shape != layer.weight_shape:
-            found = f"has shape {shape}" if name in modules else "is not there"
-            raise ValueError(
-                f"the graph is of another model: its layer {name!r} has a weight of shape "
-                f"{layer.weight_shape}, in this {type(model).__name__} it {found}. "
-                "Trace this model with trace_channels"
-            )
+    shapes = {name: layer.weight_shape for name, layer in graph.layers.items()}
+    if problem := misfit(model, shapes):
+        raise ValueError(
+            f"the graph is of another model: {problem}. Trace this model with trace_channels"
+        )
 
 
 def _beside(a: DomainStatistics, b: DomainStatistics) -> DomainStatistics:

@@ -89,7 +89,7 @@ def test_a_factory_of_another_network(saved):
     _, _, path, _ = saved
     with pytest.raises(ValueError, match="was pruned from another network"):
         dg.load(path, lambda: dg.build_model("digits_resnet", width=16))
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="is not there"):
         dg.load(path, lambda: dg.build_model("digits_cnn", width=8))
 
 
