@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
-from dgprune_lite.running import evaluating
+from dgprune_lite.running import evaluating, layout_for
 
 SIDE = {"digits_cnn": 28, "digits_resnet": 28}
 ABLATION_IMAGES = 64  # the naive loop takes a minute on these
@@ -68,6 +68,7 @@ def table(name: str, settings: argparse.Namespace) -> pd.DataFrame:
                     strict=True,
                 ):
                     model.zero_grad()
+                    x = x.contiguous(memory_format=layout_for(model))  # as the scoring does
                     F.cross_entropy(model(x), y).backward()
 
     def statistics(order: str) -> Callable[[], object]:
