@@ -516,7 +516,8 @@ def test_killed_at_any_point_nothing_is_lost_and_nothing_done_twice(tmp_path):
 
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_results(tmp_path):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     cells = grid_cells(["smoke"])
     cells = [cell for cell in cells if cell.criterion in ("none", "l1")]
     with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
@@ -557,7 +558,6 @@ def _cell(row):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not RESULTS, reason="no results yet: run python -m dgprune_lite.study")
 def test_a_committed_cell_comes_out_the_same(tmp_path):
     frame, _ = read_results(ROOT / "book" / "results" / "book.jsonl")
     names = [field.name for field in fields(Cell)]
