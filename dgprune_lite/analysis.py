@@ -51,6 +51,8 @@ def method_name(row: Mapping[str, Any]) -> str:
         parts.append(f"on {scored_on}")
     if pd.notna(row.get("images_per_domain")):
         parts.append(f"images={int(row['images_per_domain'])}")
+    if row.get("statistics", "plain") != "plain":
+        parts.append(str(row["statistics"]))
     if row.get("scope", "uniform") != "uniform":
         parts.append(str(row["scope"]))
     return " ".join(parts)

@@ -1,5 +1,7 @@
 """One experiment: prune a trained network in one way, fine-tune it, and measure it twice.
 
+Or, for a ranking, prune nothing and keep what the scores say.
+
 What this file is *not*: the list of experiments (``grids.py``), or what runs many (``study.py``).
 """
 
@@ -34,8 +36,9 @@ from dgprune_lite.models import build_model, load_model, save_model
 from dgprune_lite.pruning import PruningPlan, kept_filters, make_plan, plan_pruning
 from dgprune_lite.results import to_line, write_atomically
 from dgprune_lite.risks import DomainStatistics, Order, domain_statistics
-from dgprune_lite.scores import NEEDS_STATISTICS, score
+from dgprune_lite.scores import NEEDS_STATISTICS, normalize_groups, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
+from dgprune_lite.variants import masked_statistics, virtual_domains
 
 DATASETS: dict[str, Callable[[], MultipleDomainDataset]] = {
     "DigitsLite": DigitsLite,
@@ -82,7 +85,7 @@ class Bench:
         # Never less than order "fisher": the first-order terms are then the same to the last bit
         # whichever other cells are measured, since each order computes them in its own way.
         order: Order = "exact" if cell.options.get("order") == "exact" else "fisher"
-        key = (order, cell.scored_on, cell.images_per_domain)
+        key = (order, cell.scored_on, cell.images_per_domain, cell.statistics)
         if model is not self.model:
             stats = self._measure(model, graph, *key)
         elif key in self._statistics:
@@ -98,10 +101,15 @@ class Bench:
         order: Order,
         part: str | None,
         images: int | None,
+        statistics: str = "plain",
     ) -> DomainStatistics:
         data: dict[str, Dataset] = self.split.val if part == "val" else self.split.train
         if images is not None:  # the parts are in random order already
             data = {d: Subset(s, range(min(images, count(s, d)))) for d, s in data.items()}
+        if statistics == "masked":
+            return masked_statistics(model, graph, data, order=order)
+        if statistics == "virtual":
+            data = virtual_domains(data)
         return domain_statistics(model, graph, data, order=order)
 
 
@@ -149,8 +157,13 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
 
     Returns:
         The cell's fields and its results; accuracies are shares (0 to 1), risks in nats. Results
-        named ``..._before`` are from before the (last round of) fine-tuning.
+        named ``..._before`` are from before the (last round of) fine-tuning. A ranking gives the
+        size of every group instead, and ``values`` (one a filter): scores or, for the control, the
+        exact change of each domain's risk in nats when the filter goes, held-out images of the
+        sources and all of the unseen domain.
     """
+    if cell.measure == "ranking":
+        return _ranking(cell, bench)
     start, processor = time.perf_counter(), time.process_time()
     split, rounds = bench.split, cell.schedule_steps
     steps = [cell.finetune_steps * (i + 1) // rounds for i in range(rounds)]
@@ -182,6 +195,28 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
     }
 
 
+def _ranking(cell: Cell, bench: Bench) -> dict[str, Any]:
+    start, processor = time.perf_counter(), time.process_time()
+    values: Any
+    if cell.criterion == "none":
+        data = {**bench.split.val, bench.split.test_env: bench.split.target}
+        stats = domain_statistics(bench.model, bench.graph, data, order="exact")
+        values = dict(zip(stats.domains, map(_short, stats.ablation), strict=True))
+    else:
+        values = _short(bench.graph.join(bench.scores(cell, bench.model, bench.graph)))
+    return {
+        **asdict(cell),
+        "sizes": {name: group.size for name, group in bench.graph.groups.items()},
+        "values": values,
+        **_duration(start, processor),
+    }
+
+
+def _short(values: Tensor) -> list[float]:
+    """Six significant digits of each."""
+    return [float(f"{value:.6g}") for value in values.tolist()]
+
+
 def _duration(start: float, processor: float) -> dict[str, float]:
     """Seconds since two clocks were read: on the wall, and of computing in this process."""
     return {
@@ -202,7 +237,9 @@ def _plan(
     if cell.criterion == "none":
         return make_plan(graph, np.zeros(graph.num_filters, dtype=bool), 0.0)
     scores = bench.scores(cell, model, graph)
-    if cell.scope == "global":
+    if cell.scope == "global-normalized":
+        scores = normalize_groups(scores)
+    if cell.scope != "uniform":
         wanted = kept_filters(sum(sizes.values()), ratio)
         share = max(0.0, 1 - wanted / graph.num_filters)
         return plan_pruning(graph, scores, share, global_pruning=True)

@@ -1,14 +1,15 @@
 """Which experiments there are: the cells of the study, and its grids by name.
 
-What this file is *not*: the code that runs them (``study.py``).
+What this file is *not*: the code that runs one (``experiment.py``) or many (``study.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dgprune_lite.scores import CRITERIA, NEEDS_STATISTICS
@@ -25,6 +26,13 @@ ENVIRONMENTS = {
 DENSE = ("dataset", "test_env", "without", "seed", "network", "width", "algorithm", "dense_steps")
 # What a cell shares with the unpruned network that it is compared to.
 CONTROL = (*DENSE, "finetune_steps", "finetune_lr", "schedule", "schedule_steps")
+# The settings that are one of a few words.
+CHOICES = {
+    "scope": ("uniform", "global", "global-normalized"),
+    "schedule": ("one-shot", "iterative"),
+    "statistics": ("plain", "masked", "virtual"),
+    "measure": ("accuracy", "ranking"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,18 +48,23 @@ class Cell:
         scored_on: Part of the source domains that the statistics are measured on, "train" or
             "val"; None for criteria that need none.
         images_per_domain: Images of each domain measured for the score; None for all.
+        statistics: "plain"; "masked", with random shares of the filters gone; "virtual", with
+            changed copies of the source domains as further domains (both: ``variants.py``).
         pruning_ratio: In [0, 1).
-        scope: "uniform" removes the same share of every layer, "global" ranks all filters.
+        scope: "uniform" removes the same share of every layer, "global" ranks all filters,
+            "global-normalized" does so after dividing each layer's scores by their length.
         schedule: "one-shot" or "iterative".
         schedule_steps: Rounds of scoring, removing and fine-tuning; 1 for "one-shot".
         finetune_steps: Updates after pruning, over all rounds.
-        finetune_lr: Their largest learning rate, chosen by a trial by hand on held-out images of
-            source domains (L1, seed 0, two domains left out).
+        finetune_lr: Their largest learning rate; the grid "rates" chooses it, on held-out images
+            of source domains.
         network: Name for :func:`~dgprune_lite.models.build_model`.
         width: Likewise.
         algorithm: "ERM" or "VREx", for the dense network (fine-tuning is ERM).
         dense_steps: Updates of the dense network.
         without: A source domain left out of everything; "" for none.
+        measure: "accuracy", or "ranking": nothing is pruned, the scores themselves are kept, and
+            the control keeps what each filter's exact ablation costs every domain.
     """
 
     dataset: str
@@ -72,8 +85,11 @@ class Cell:
     algorithm: str = "ERM"
     dense_steps: int = 800
     without: str = ""
+    statistics: str = "plain"
+    measure: str = "accuracy"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pruning_ratio", float(self.pruning_ratio))  # 0 and 0.0 are one
         known = ["none", *CRITERIA]
         if self.criterion not in known:
             raise ValueError(f"criterion={self.criterion!r} is not one of {', '.join(known)}")
@@ -84,14 +100,16 @@ class Cell:
                 f"scored_on={self.scored_on!r} does not go with criterion {self.criterion!r}: "
                 "'train' or 'val' for criteria that need statistics, None for the others"
             )
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
         if (self.schedule == "one-shot") != (self.schedule_steps == 1):
             raise ValueError(f"schedule={self.schedule!r} has {self.schedule_steps} steps")
-        for name, value, allowed in (
-            ("scope", self.scope, ("uniform", "global")),
-            ("schedule", self.schedule, ("one-shot", "iterative")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+        if self.measure == "ranking" and (self.pruning_ratio or self.finetune_steps):
+            raise ValueError(
+                "measure='ranking' neither prunes nor fine-tunes, got "
+                f"ratio {self.pruning_ratio!r} and {self.finetune_steps!r} steps"
+            )
 
     @property
     def dense_id(self) -> str:
@@ -100,16 +118,39 @@ class Cell:
 
     @property
     def cell_id(self) -> str:
-        """Names the cell; usable as a file name."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """Names the cell; usable as a file name. A new setting leaves older names as they are."""
+        unusual = {
+            each.name: value
+            for each in fields(self)
+            if (value := getattr(self, each.name)) != each.default and value != {}
+        }
+        text = json.dumps(unusual, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.criterion}-{self.pruning_ratio:g}-{digest}"
 
     @property
     def control(self) -> Cell:
         """The unpruned network with the same fine-tuning."""
-        same = {name: getattr(self, name) for name in CONTROL}
+        same = {name: getattr(self, name) for name in (*CONTROL, "measure")}
         return Cell(criterion="none", pruning_ratio=0, **same)
+
+
+def cell_of(row: Mapping[str, Any]) -> Cell:
+    """The cell that a row of results is about.
+
+    Args:
+        row: A line of a results file, also as a row of a table, where what is missing is NaN.
+            Settings that the row does not have are at their defaults.
+
+    >>> cell = Cell("DigitsLite", "syn", 0, "l1")
+    >>> cell_of(vars(cell) | {"images_per_domain": float("nan"), "accuracy": 0.5}) == cell
+    True
+    """
+    found = {name: row[name] for name in Cell.__dataclass_fields__ if name in row}
+    known = {name: value for name, value in found.items() if value == value and value is not None}
+    if "images_per_domain" in known:
+        known["images_per_domain"] = int(known["images_per_domain"])
+    return Cell(**known)
 
 
 Criterion = dict[str, Any]  # the fields of a cell that say how filters are scored
@@ -122,21 +163,45 @@ BASELINES: tuple[Criterion, ...] = (
     {"criterion": "taylor", "scored_on": "train"},
     {"criterion": "fisher", "scored_on": "train"},
 )
+_, L1, BN_SCALE, FPGM, TAYLOR, FISHER = BASELINES
 
 
-def variance_score(scored_on: str = "val", **options: Any) -> Criterion:
+def variance_score(scored_on: str = "val", statistics: str = "plain", **options: Any) -> Criterion:
     """The risk-variance score with options of its own."""
-    return {"criterion": "risk_variance", "scored_on": scored_on, "options": options}
+    return {
+        "criterion": "risk_variance",
+        "scored_on": scored_on,
+        "statistics": statistics,
+        "options": options,
+    }
 
 
-MEAN_AND_STD = variance_score(order="fisher", mean_weight=1.0, variance_weight=1.0)
 STD = variance_score(order="fisher", mean_weight=0.0, variance_weight=1.0)
+MEAN_AND_STD = variance_score(order="fisher", mean_weight=1.0, variance_weight=1.0)
+WORST_DOMAIN: Criterion = {"criterion": "worst_domain", "scored_on": "val"}
 OURS: tuple[Criterion, ...] = (
     STD,
     MEAN_AND_STD,
     variance_score(order="second"),
-    {"criterion": "worst_domain", "scored_on": "val"},
+    WORST_DOMAIN,
     {"criterion": "risk_gradient", "scored_on": "val"},
+)
+# The search for a better score. Each goes back to a reason why the plain one may fall short.
+SEARCH: tuple[Criterion, ...] = (
+    # three risks give a poor variance: lean on their mean, or make more domains
+    variance_score(mean_weight=1.0, variance_weight=3.0),
+    variance_score(mean_weight=1.0, variance_weight=10.0),
+    variance_score(mean_weight=1.0, statistics="virtual"),
+    # ½F is a poor estimate: measure better
+    variance_score(order="second", mean_weight=1.0),
+    variance_score(order="exact", mean_weight=1.0),
+    # a domain with large risks outweighs the others
+    variance_score(mean_weight=1.0, normalize=True),
+    # filters do not go alone
+    variance_score(order="first", mean_weight=1.0, statistics="masked"),
+    variance_score(order="fisher", mean_weight=1.0, statistics="masked"),
+    # a prior that needs no data
+    {"criterion": "bn_scale_and_risk", "scored_on": "val"},
 )
 
 
@@ -173,38 +238,66 @@ def _book() -> list[Cell]:
 
 
 def _widths() -> list[Cell]:
-    return cross([*BASELINES, *OURS], RATIOS, width=32)
+    return cross([*BASELINES, *OURS], RATIOS, width=8)
+
+
+MAIN = (L1, BN_SCALE, FISHER, STD, MEAN_AND_STD)
+
+
+def _wide() -> list[Cell]:
+    return cross(MAIN, (0.3, 0.5, 0.7), width=32)
 
 
 def _resnet() -> list[Cell]:
     return cross([*BASELINES, *OURS], (0.3, 0.5, 0.7), network="digits_resnet")
 
 
-def _ablations() -> list[Cell]:
-    ratios = (0.5, 0.7)
-    on_val = [{**c, "scored_on": "val"} for c in BASELINES if "scored_on" in c]
-    orders = [variance_score(order=order) for order in ("first", "exact")]
-    weights = [
-        variance_score(order="fisher", mean_weight=a, variance_weight=b)
-        for a, b in ((1.0, 0.0), (1.0, 0.3), (1.0, 3.0), (1.0, 10.0))
+def _variants() -> list[Cell]:
+    uniform = [
+        *SEARCH,
+        *({**c, "scored_on": "val"} for c in (TAYLOR, FISHER)),
+        *(variance_score(order=order) for order in ("first", "exact")),
+        *({**c, "scored_on": "train"} for c in (STD, MEAN_AND_STD)),
+        *({**STD, "images_per_domain": images} for images in (10, 30, 100)),
+        variance_score(normalize=True),
+        variance_score(statistics="virtual"),
     ]
-    on_train = [{**c, "scored_on": "train"} for c in OURS]
-    few = [{**c, "images_per_domain": n} for c in (STD, MEAN_AND_STD) for n in (10, 30, 100)]
-    main = [BASELINES[1], BASELINES[2], BASELINES[5], STD, MEAN_AND_STD]
-    everywhere = [{**c, "scope": "global"} for c in (*BASELINES[1:], STD, MEAN_AND_STD)]
-    cells = cross([*on_val, *orders, *weights, *on_train, *few, *everywhere], ratios)
-    for settings in (
+    ranked = [{**c, "scope": "global"} for c in (*BASELINES[1:], STD, MEAN_AND_STD)]
+    normalized = [{**c, "scope": "global-normalized"} for c in (L1, BN_SCALE, FISHER, STD)]
+    return cross([*uniform, *ranked, *normalized], (0.5, 0.7))
+
+
+def _settings() -> list[Cell]:
+    settings: tuple[dict[str, Any], ...] = (
         {"finetune_steps": 20},
         {"finetune_steps": 240},
         {"schedule": "iterative", "schedule_steps": 4},
         {"algorithm": "VREx"},
-    ):
-        cells += cross(main, ratios, **settings)
-    for env in ENVIRONMENTS["DigitsLite"]:  # two sources: leave out the next domain as well
-        names = ENVIRONMENTS["DigitsLite"]
-        other = names[(names.index(env) + 1) % len(names)]
-        cells += cross(main, ratios, test_envs=[env], without=other)
-    return sorted(cells, key=lambda cell: cell.seed)
+    )
+    cells = [cell for each in settings for cell in cross(MAIN, (0.5, 0.7), seeds=SEEDS[:3], **each)]
+    return _by_seed(cells)
+
+
+def _nested() -> list[Cell]:
+    pairs = itertools.permutations(ENVIRONMENTS["DigitsLite"], 2)
+    criteria = [*MAIN, OURS[2], WORST_DOMAIN, *SEARCH]
+    return _by_seed(
+        cell
+        for env, other in pairs
+        for cell in cross(criteria, (0.5, 0.7), seeds=SEEDS[:3], test_envs=[env], without=other)
+    )
+
+
+def _rates() -> list[Cell]:
+    rates = (1e-3, 2e-3, 4e-3, 8e-3)
+    return [c for lr in rates for c in cross([L1], (0.5, 0.7), seeds=[0], finetune_lr=lr)]
+
+
+def _ranking() -> list[Cell]:
+    exact = variance_score(order="exact")
+    first = variance_score(order="first")
+    criteria = [*BASELINES, *OURS, first, exact, *SEARCH]
+    return cross(criteria, (0.0,), measure="ranking", finetune_steps=0)
 
 
 def _rotated() -> list[Cell]:
@@ -220,15 +313,24 @@ def _colored() -> list[Cell]:
 
 def _smoke() -> list[Cell]:
     settings: dict[str, Any] = {"width": 4, "dense_steps": 30, "finetune_steps": 4}
-    criteria = [BASELINES[1], BASELINES[5], STD]
-    return cross(criteria, (0.5,), seeds=(0,), test_envs=("mnist", "syn"), **settings)
+    return cross([L1, FISHER, STD], (0.5,), seeds=(0,), test_envs=("mnist", "syn"), **settings)
+
+
+def _by_seed(cells: Iterable[Cell]) -> list[Cell]:
+    """In the order that keeps a study in progress balanced."""
+    return sorted(cells, key=lambda cell: cell.seed)
 
 
 GRIDS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "book": ("digits_cnn of width 16: all criteria, six ratios", _book),
-    "widths": ("the same with width 32", _widths),
+    "widths": ("the same with width 8", _widths),
+    "wide": ("width 32: five criteria, three ratios", _wide),
     "resnet": ("digits_resnet: all criteria, three ratios", _resnet),
-    "ablations": ("variants of the score, schedules, budgets, V-REx, two sources", _ablations),
+    "variants": ("variants of the score, and global ranking", _variants),
+    "settings": ("shorter and longer fine-tuning, iterative pruning, V-REx", _settings),
+    "nested": ("a second domain left out: what to choose by sources alone", _nested),
+    "rates": ("learning rates of fine-tuning, judged on source domains", _rates),
+    "ranking": ("how each score ranks filters, and their exact ablation", _ranking),
     "rotated": ("RotatedMNIST: all criteria, three ratios, three test angles", _rotated),
     "colored": ("ColoredMNIST, whose colours mislead: all criteria, three ratios", _colored),
     "smoke": ("a tiny network, to see whether everything works", _smoke),
@@ -242,4 +344,5 @@ def grid_cells(names: Iterable[str]) -> list[Cell]:
     >>> len(grid_cells(["smoke"]))
     8
     """
-    return list({cell.cell_id: cell for name in names for cell in GRIDS[name][1]()}.values())
+    cells = (cell for name in names for cell in GRIDS[name][1]())
+    return list({(cell.dense_id, cell.cell_id): cell for cell in cells}.values())

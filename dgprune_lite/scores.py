@@ -56,7 +56,7 @@ def score(
 
     Args:
         criterion: A name in ``CRITERIA``: random, l1, l2, bn_scale, fpgm, taylor, fisher,
-            risk_variance, risk_gradient, worst_domain, or one you registered.
+            risk_variance, risk_gradient, worst_domain, bn_scale_and_risk, or one you registered.
         model: The network that ``graph`` was traced from; only read.
         graph: From :func:`~dgprune_lite.channels.trace_channels`.
         stats: From :func:`~dgprune_lite.risks.domain_statistics`, on source domains; not needed
@@ -214,6 +214,7 @@ def risk_variance(
     order: str = "fisher",
     mean_weight: float = 0.0,
     variance_weight: float = 1.0,
+    normalize: bool = False,
 ) -> Tensor:
     """√(a·(mean_d Δ_dm)² + b·Var_d Δ_dm), the expected change of an unseen domain's risk.
 
@@ -224,6 +225,8 @@ def risk_variance(
         order: How Δ is estimated, see :meth:`DomainStatistics.risk_change`.
         mean_weight: a ≥ 0.
         variance_weight: b ≥ 0, σ²·D in the derivation.
+        normalize: Whether to divide each domain's Δ by its mean magnitude over all filters first,
+            so that a domain with large risks does not outweigh the others.
 
     Source: our reading of Cai, Li and Kot 2022; derivation in chapter 5, from the affine mixtures
     of Krueger et al. 2021 (V-REx). The variance is the population variance, as there.
@@ -233,6 +236,9 @@ def risk_variance(
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name}={value!r} must be a number of at least 0")
     change = stats.risk_change(order)  # (D, M)
+    if normalize:
+        scale = change.abs().mean(1, keepdim=True)
+        change = change / torch.where(scale > 0, scale, 1)
     mean, variance = change.mean(0), change.var(0, unbiased=False)
     return (mean_weight * mean**2 + variance_weight * variance).sqrt()
 
@@ -254,3 +260,46 @@ def worst_domain(
 ) -> Tensor:
     """max_d |Δ_dm|: the change of risk where it is largest. Source: chapter 5."""
     return stats.risk_change(order).abs().amax(0)
+
+
+@criterion("bn_scale_and_risk")
+def bn_scale_and_risk(
+    model: nn.Module,
+    graph: ChannelGraph,
+    stats: DomainStatistics,
+    *,
+    order: str = "fisher",
+    mean_weight: float = 1.0,
+    variance_weight: float = 1.0,
+) -> Tensor:
+    """Average of the filter's ranks in its group by bn_scale and by risk_variance, in (0, 1].
+
+    A prior that has seen no image, and what the images of the source domains say. Source: ours;
+    chapter 7 measures it. Arguments: see :func:`risk_variance`.
+    """
+    weights = {"mean_weight": mean_weight, "variance_weight": variance_weight}
+    risk = risk_variance(model, graph, stats, order=order, **weights)
+    prior = bn_scale(model, graph, stats)
+    return (_ranks(graph, prior) + _ranks(graph, risk)) / 2
+
+
+def _ranks(graph: ChannelGraph, values: Tensor) -> Tensor:
+    """Place in the filter's group over the group's size; the most important has 1."""
+    parts = graph.split(values)
+    return graph.join({g: (v.argsort().argsort() + 1).double() / len(v) for g, v in parts.items()})
+
+
+def normalize_groups(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Divide each group's scores by their Euclidean length, to rank filters of all groups together.
+
+    Args:
+        scores: From :func:`score`.
+
+    Source: Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient
+    inference", section 2.2.
+
+    >>> normalize_groups({"conv1": torch.tensor([3.0, 4.0]), "conv2": torch.zeros(2)})
+    {'conv1': tensor([0.6000, 0.8000]), 'conv2': tensor([0., 0.])}
+    """
+    lengths = {name: values.norm() for name, values in scores.items()}
+    return {n: v / lengths[n] if lengths[n] > 0 else v for n, v in scores.items()}

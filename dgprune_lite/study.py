@@ -19,9 +19,9 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dgprune_lite.experiment import Bench, run_cell
-from dgprune_lite.grids import GRIDS, Cell, grid_cells
+from dgprune_lite.grids import GRIDS, Cell, cell_of, grid_cells
 from dgprune_lite.results import read_rows, to_line, write_atomically, write_results
 
 
@@ -195,13 +195,13 @@ def restore(
     """
     work = Path(work)
     lines, header = read_rows(path)
-    rows = {_settings(row): row for row in lines}
+    done = {_names(cell_of(row)): row for row in lines}
     count = 0
     for cell in cells:
-        row, target = rows.get(_settings(vars(cell))), cell_path(cell, work)
+        row, target = done.get(_names(cell)), cell_path(cell, work)
         if row is not None and not target.is_file():
-            row = {**row, "made_with": header["made_with"][row["made_with"]]}
-            write_atomically(target, to_line(row))
+            made_with = header["made_with"][row["made_with"]]
+            write_atomically(target, to_line({**asdict(cell), **row, "made_with": made_with}))
             count += 1
         times = _dense_times(cell, work)
         if cell.dense_id in header.get("dense", {}) and not times.is_file():
@@ -209,10 +209,8 @@ def restore(
     return count
 
 
-def _settings(row: Mapping[str, Any]) -> str:
-    """The settings of a cell, from itself or from its result."""
-    names = [field.name for field in fields(Cell)]
-    return json.dumps({name: row.get(name) for name in names}, sort_keys=True)
+def _names(cell: Cell) -> tuple[str, str]:
+    return cell.dense_id, cell.cell_id
 
 
 def _dense_times(cell: Cell, work: Path) -> Path:

@@ -26,7 +26,9 @@ from dgprune_lite.grids import (
     GRIDS,
     OURS,
     RATIOS,
+    SEARCH,
     Cell,
+    cell_of,
     grid_cells,
     variance_score,
 )
@@ -67,14 +69,14 @@ def tiny_cells():
 # --- Grids --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("grid", "width"), [("book", 16), ("widths", 32)])
+@pytest.mark.parametrize(("grid", "width"), [("book", 16), ("widths", 8)])
 def test_the_main_grids_hold_what_the_book_needs(grid, width):
     cells = [cell for cell in grid_cells([grid]) if cell.criterion != "none"]
     assert {cell.width for cell in cells} == {width}
     assert {cell.network for cell in cells} == {"digits_cnn"}
     assert {cell.pruning_ratio for cell in cells} == {0.1, 0.3, 0.5, 0.6, 0.7, 0.8} == set(RATIOS)
     per_criterion = Counter((cell.criterion, cell.pruning_ratio) for cell in cells)
-    assert {name for name, _ in per_criterion} == set(dg.CRITERIA) - {"l2"}
+    assert {name for name, _ in per_criterion} == set(dg.CRITERIA) - {"l2", "bn_scale_and_risk"}
     assert min(per_criterion.values()) == 20  # 5 seeds × 4 test domains
 
 
@@ -150,13 +152,26 @@ def test_any_other_field_makes_another_cell():
         "algorithm": "VREx",
         "dense_steps": 9,
         "without": "mnist",
+        "statistics": "masked",
     }
-    assert set(other) | {"schedule", "schedule_steps"} == {field.name for field in fields(Cell)}
+    ranking = {"measure": "ranking", "pruning_ratio": 0.0, "finetune_steps": 0}
+    assert set(other) | set(ranking) | {"schedule", "schedule_steps"} == {
+        field.name for field in fields(Cell)
+    }
     names = {cell.dense_id + cell.cell_id}
     for name, value in other.items():
         names.add(replace(cell, **{name: value}).dense_id + replace(cell, **{name: value}).cell_id)
     names.add(replace(cell, schedule="iterative", schedule_steps=2).cell_id)
-    assert len(names) == 2 + len(other)
+    names |= {replace(cell, **ranking, **each).cell_id for each in ({}, {"scored_on": "train"})}
+    assert len(names) == 4 + len(other)
+
+
+def test_a_cell_is_known_by_its_row_with_or_without_later_settings():
+    for cell in grid_cells(GRIDS):
+        row = json.loads(json.dumps(asdict(cell)))
+        assert cell_of(row) == cell
+        usual = {name: value for name, value in row.items() if value not in (None, "plain", {})}
+        assert cell_of(usual).cell_id == cell.cell_id
 
 
 @pytest.mark.parametrize(
@@ -167,6 +182,8 @@ def test_any_other_field_makes_another_cell():
         ({"criterion": "fisher"}, "scored_on=None does not go with criterion 'fisher'"),
         ({"scored_on": "train"}, "'train' does not go with criterion 'l1'"),
         ({"scope": "local"}, "'local' is not one of uniform, global"),
+        ({"statistics": "fancy"}, "'fancy' is not one of plain, masked, virtual"),
+        ({"measure": "ranking"}, r"neither prunes nor fine-tunes, got ratio 0\.5 and 3 steps"),
         ({"schedule_steps": 3}, "'one-shot' has 3 steps"),
     ],
 )
@@ -267,7 +284,7 @@ def test_the_unseen_domain_is_read_by_the_measurements_alone(tmp_path, monkeypat
     bench = Bench(TINY, tmp_path)
     assert not measured
     iterative = {"schedule": "iterative", "schedule_steps": 2}
-    for cell in [TINY.control, *(replace(TINY, **criterion) for criterion in CRITERIA)]:
+    for cell in [TINY.control, *(replace(TINY, **c) for c in (*CRITERIA, *SEARCH))]:
         run_cell(cell, bench)
         measured.clear()
         run_cell(replace(cell, **iterative), bench)
@@ -305,6 +322,45 @@ def test_a_source_domain_can_be_left_out(tmp_path):
     assert list(row["accuracy_by_domain"]) == ["b", "d", "c"]
     with pytest.raises(ValueError, match="without='c' is not a source domain: a, b, d"):
         Bench(replace(TINY, without="c"), tmp_path)
+
+
+@pytest.mark.parametrize("scope", ["global", "global-normalized"])
+def test_ranking_over_all_layers_takes_as_many_filters(tmp_path, scope):
+    bench = Bench(TINY, tmp_path)
+    widths = run_cell(replace(TINY, scope=scope), bench)["widths"]
+    assert sum(widths.values()) == 10
+    assert widths != {"conv1": 2, "conv2": 4, "conv3": 4}
+
+
+def test_a_ranking_keeps_scores_and_the_exact_ablation_of_every_domain(tmp_path):
+    cell = replace(TINY, measure="ranking", pruning_ratio=0, finetune_steps=0)
+    bench = Bench(cell, tmp_path)
+    row = run_cell(cell, bench)
+    scores = dg.score("l1", bench.model, bench.graph)
+    assert row["sizes"] == {"conv1": 4, "conv2": 8, "conv3": 8}
+    assert row["values"] == pytest.approx(bench.graph.join(scores).tolist(), rel=1e-5)
+    row = run_cell(cell.control, bench)
+    assert list(row["values"]) == ["a", "b", "d", "c"]
+    exact = dg.domain_statistics(
+        bench.model, bench.graph, {"c": bench.split.target}, order="exact"
+    ).ablation
+    assert row["values"]["c"] == pytest.approx(exact[0].tolist(), rel=1e-5, abs=1e-9)
+    json.dumps(row)
+
+
+@pytest.mark.parametrize("statistics", ["masked", "virtual"])
+def test_a_cell_can_measure_in_other_ways(tmp_path, statistics):
+    cell = replace(
+        TINY,
+        **variance_score(mean_weight=1.0),
+        measure="ranking",
+        pruning_ratio=0,
+        finetune_steps=0,
+    )
+    bench = Bench(cell, tmp_path)
+    plain, other = (run_cell(replace(cell, statistics=s), bench) for s in ("plain", statistics))
+    assert plain["values"] != other["values"]
+    assert run_cell(replace(cell, statistics=statistics), bench)["values"] == other["values"]
 
 
 def test_few_images_are_the_first_of_the_part(tmp_path):
@@ -539,31 +595,20 @@ def test_a_dask_cluster_gives_the_same_results(tmp_path):
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_belong_to_the_grid_of_their_name(path):
     frame, header = read_results(path)
-    names = [field.name for field in fields(Cell)]
-    planned = {cell.cell_id for cell in grid_cells([path.stem])}
+    planned = {(cell.dense_id, cell.cell_id) for cell in grid_cells([path.stem])}
     assert header["cells"] == len(planned)
-    cells = [_cell(row) for row in frame[names].to_dict("records")]
-    assert {cell.cell_id for cell in cells} <= planned
-    assert len({cell.cell_id for cell in cells}) == len(cells)
-
-
-def _cell(row):
-    images = row["images_per_domain"]
-    images = None if images is None or images != images else int(images)
-    ratio = row["pruning_ratio"] or 0
-    scored_on = row["scored_on"] if isinstance(row["scored_on"], str) else None
-    return Cell(
-        **{**row, "images_per_domain": images, "pruning_ratio": ratio, "scored_on": scored_on}
-    )
+    cells = [cell_of(row) for row in frame.to_dict("records")]
+    names = {(cell.dense_id, cell.cell_id) for cell in cells}
+    assert names <= planned
+    assert len(names) == len(cells)
 
 
 @pytest.mark.slow
 def test_a_committed_cell_comes_out_the_same(tmp_path):
     frame, _ = read_results(ROOT / "book" / "results" / "book.jsonl")
-    names = [field.name for field in fields(Cell)]
     chosen = frame[(frame["criterion"] == "risk_variance") & (frame["pruning_ratio"] == 0.5)]
     row = chosen.to_dict("records")[0]
-    cell = _cell({name: row[name] for name in names})
+    cell = cell_of(row)
     again = run_cell(cell, Bench(cell, tmp_path))
     assert (again["widths"], again["parameters"]) == (row["widths"], row["parameters"])
     # On one kind of processor the numbers are the same to the last bit. On another, sums are
