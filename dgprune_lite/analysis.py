@@ -220,41 +220,6 @@ def average_of_methods(
     return groups[values].mean().reset_index().assign(method=name)
 
 
-def describe_pairs(lost: pd.DataFrame) -> str:
-    """Say how many networks a table is about.
-
-    >>> pairs = pd.DataFrame({"test_env": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1]})
-    >>> describe_pairs(pairs)
-    '4 networks (2 test domains, 2 seeds)'
-    """
-
-    def count(number: int, what: str) -> str:
-        return f"{number} {what}{'' if number == 1 else 's'}"
-
-    domains, seeds = lost["test_env"].nunique(), lost["seed"].nunique()
-    networks = len(lost[list(PAIR)].drop_duplicates())
-    return f"{count(networks, 'network')} ({count(domains, 'test domain')}, {count(seeds, 'seed')})"
-
-
-def describe_mean(values: Sequence[float]) -> str:
-    """Write the mean over pairs, in points, with its bootstrap interval.
-
-    >>> describe_mean([2.0, 2.0, 2.0])
-    '2.0 points (95 % interval 2.0 to 2.0)'
-    """
-    low, high = bootstrap_interval(values)
-    return f"{np.mean(values):z.1f} points (95 % interval {low:z.1f} to {high:z.1f})"
-
-
-def plus_minus(mean: float, error: float) -> str:
-    """Write a mean with its standard error, where there is one.
-
-    >>> plus_minus(3.14, 0.5), plus_minus(3.14, float("nan"))
-    ('3.1 ± 0.5', '3.1')
-    """
-    return f"{mean:z.1f}" if np.isnan(error) else f"{mean:z.1f} ± {error:.1f}"
-
-
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
@@ -304,7 +269,7 @@ def compare(
     method: str,
     baselines: Sequence[str] = BASELINES,
     *,
-    pruning_ratio: float = 0.5,
+    pruning_ratio: float | Sequence[float] = 0.5,
     value: str = "loss_unseen",
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -314,7 +279,7 @@ def compare(
         lost: From :func:`losses`, of one network and one fine-tuning.
         method: Its ``method``.
         baselines: Theirs.
-        pruning_ratio: At which to compare.
+        pruning_ratio: At which to compare; of several, each pair's mean over them.
         value: Column of losses.
         seed: Of the bootstrap.
 
@@ -329,10 +294,10 @@ def compare(
         ValueError: An unknown method or baseline, a ratio that is not there, no common pair, or
             cells of several settings at once.
     """
-    table = _pairs(lost, pruning_ratio, value)
+    table = table_of_pairs(lost, pruning_ratio, value)
     rows = []
     for baseline in baselines:
-        both = table[[_known(method, table), _known(baseline, table)]].dropna()
+        both = table[[known_method(method, table), known_method(baseline, table)]].dropna()
         if both.empty:
             raise ValueError(f"{method!r} and {baseline!r} have no pair in common")
         difference = (both[baseline] - both[method]).to_numpy()
@@ -358,8 +323,8 @@ def compare(
     return result
 
 
-def _pairs(lost: pd.DataFrame, ratio: float, value: str) -> pd.DataFrame:
-    """One row a pair, one column a method."""
+def table_of_pairs(lost: pd.DataFrame, ratio: float | Sequence[float], value: str) -> pd.DataFrame:
+    """One row a pair, one column a method; means over ratios, NaN where one is missing."""
     _check_columns(lost, ["method", "pruning_ratio", value])
     mixed = [name for name in SETTINGS if name in lost and len(set(lost[name])) > 1]
     if mixed:
@@ -367,14 +332,16 @@ def _pairs(lost: pd.DataFrame, ratio: float, value: str) -> pd.DataFrame:
             f"the table mixes cells of different {mixed[0]}: "
             f"{sorted(lost[mixed[0]].unique().tolist())}; compare one at a time"
         )
-    part = lost[lost["pruning_ratio"] == ratio]
-    if part.empty:
-        known = sorted(lost["pruning_ratio"].unique().tolist())
-        raise ValueError(f"pruning_ratio={ratio!r} is not among the results: {known}")
-    return part.set_index([*PAIR, "method"])[value].unstack()  # noqa: PD010
+    ratios = [ratio] if isinstance(ratio, float | int) else list(ratio)
+    known = sorted(lost["pruning_ratio"].unique().tolist())
+    if missing := [each for each in ratios if each not in known]:
+        raise ValueError(f"pruning_ratio={missing[0]!r} is not among the results: {known}")
+    part = lost[lost["pruning_ratio"].isin(ratios)]
+    by_ratio = part.set_index([*PAIR, "method", "pruning_ratio"])[value].unstack()  # noqa: PD010
+    return by_ratio.mean(axis=1, skipna=False).unstack()  # noqa: PD010
 
 
-def _known(method: str, table: pd.DataFrame) -> str:
+def known_method(method: str, table: pd.DataFrame) -> str:
     if method not in table.columns:
         raise ValueError(
             f"method {method!r} is not among the results.{nearest_name(method, table.columns)} "
@@ -396,97 +363,3 @@ def largest_free_ratio(curve: pd.DataFrame, limit: float = 1.0) -> pd.DataFrame:
     free = curve[curve["loss_in_domain"] <= limit]
     rows = free.loc[free.groupby("method")["pruning_ratio"].idxmax()]
     return rows.sort_values("method").reset_index(drop=True)
-
-
-CLAIMS = (
-    "After filter pruning the intra-domain performance is maintained",
-    "Cross-domain performance decays to a large extent",
-    "Risk variance keeps more domain-generalized filters",
-    "At the same ratio, risk variance is significantly better across domains than the baselines",
-)
-
-
-def claims_table(
-    frame: pd.DataFrame, *, pruning_ratio: float = 0.5, method: str = "risk_variance"
-) -> pd.DataFrame:
-    """Judge the four claims of the paper's abstract by the results, with a rule fixed beforehand.
-
-    All effects are means over pairs, in points, with a bootstrap 95 % interval [low, high];
-    "standard criteria" are l1, bn_scale, fpgm, taylor and fisher.
-
-    1. *Maintained in-domain.* Effect: in-domain loss, averaged over the standard criteria.
-       Supported if high ≤ 1, not supported if low > 1, else partly.
-    2. *Decays across domains.* Effect: unseen loss minus in-domain loss, averaged over the
-       standard criteria. Supported if low > 1, partly if 0 < low ≤ 1, else not supported.
-    3. *Keeps more domain-generalized filters.* Effect: unseen loss before fine-tuning (BatchNorm
-       recalibrated), of the average standard criterion minus the method's. Supported if low > 0,
-       partly if the mean is positive but low ≤ 0, else not supported.
-    4. *Significantly better.* Effect: unseen loss of the best standard criterion (smallest mean
-       loss on the unseen domain, which favours the baselines) minus the method's. Supported if
-       the method is better than every standard criterion with Holm-corrected p < 0.05, partly if
-       better than at least one with p < 0.05 and worse than none with p < 0.05, else not.
-
-    Args:
-        frame: From :func:`~dgprune_lite.results.read_results`, of one network and one budget.
-        pruning_ratio: At which to judge.
-        method: A ``method`` of :func:`losses`, chosen without looking at the unseen domain.
-
-    Returns:
-        One row a claim: claim, measured (what the effect is), effect, low, high, pairs,
-        pruning_ratio, verdict ("supported", "partly", "not supported").
-    """
-    lost = losses(frame)
-
-    def table(value: str) -> pd.DataFrame:
-        pairs = _pairs(lost, pruning_ratio, value)
-        return pairs[[_known(name, pairs) for name in (*BASELINES, method)]].dropna()
-
-    inside, unseen = table("loss_in_domain"), table("loss_unseen")
-    before = table("loss_unseen_before")
-    standard = list(BASELINES)
-    maintained = inside[standard].mean(axis=1)
-    decay = (unseen[standard] - inside[standard]).mean(axis=1)
-    kept = before[standard].mean(axis=1) - before[method]
-    best = str(unseen[standard].mean().idxmin())
-    gain = unseen[best] - unseen[method]
-    against = compare(lost, method, standard, pruning_ratio=pruning_ratio)
-    significant = against["p_holm"] < 0.05
-    better = significant & (against["difference"] > 0)
-    worse = significant & (against["difference"] < 0)
-
-    rows: list[dict[str, Any]] = []
-    for claim, measured, effect in zip(
-        CLAIMS,
-        (
-            "in-domain loss of the standard criteria",
-            "unseen loss minus in-domain loss, standard criteria",
-            f"unseen loss before fine-tuning, standard criteria minus {method}",
-            f"unseen loss, best standard criterion ({best}) minus {method}",
-        ),
-        (maintained, decay, kept, gain),
-        strict=True,
-    ):
-        low, high = bootstrap_interval(effect)
-        rows.append(
-            {
-                "claim": claim,
-                "measured": measured,
-                "effect": float(effect.mean()),
-                "low": low,
-                "high": high,
-                "pairs": len(effect),
-                "pruning_ratio": pruning_ratio,
-            }
-        )
-    first, second, third, _ = rows
-    verdicts = (
-        _verdict(first["high"] <= 1, first["low"] <= 1),
-        _verdict(second["low"] > 1, second["low"] > 0),
-        _verdict(third["low"] > 0, third["effect"] > 0),
-        _verdict(bool(better.all()), bool(better.any() and not worse.any())),
-    )
-    return pd.DataFrame(rows).assign(verdict=verdicts)
-
-
-def _verdict(supported: bool, partly: bool) -> str:
-    return "supported" if supported else "partly" if partly else "not supported"

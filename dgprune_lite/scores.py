@@ -56,7 +56,8 @@ def score(
 
     Args:
         criterion: A name in ``CRITERIA``: random, l1, l2, bn_scale, fpgm, taylor, fisher,
-            risk_variance, risk_gradient, worst_domain, bn_scale_and_risk, or one you registered.
+            risk_variance, risk_gradient, risk_objective, worst_domain, bn_scale_and_risk, or
+            one you registered.
         model: The network that ``graph`` was traced from; only read.
         graph: From :func:`~dgprune_lite.channels.trace_channels`.
         stats: From :func:`~dgprune_lite.risks.domain_statistics`, on source domains; not needed
@@ -149,7 +150,7 @@ def l2(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) ->
 
 @criterion("bn_scale", statistics=False)
 def bn_scale(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
-    """Sum of |γ| of the BatchNorms. Source: Liu et al. 2017, "network slimming".
+    """Sum of the BatchNorms' scales γ, in magnitude. Source: Liu et al. 2017, "network slimming".
 
     Raises:
         ValueError: A group without a BatchNorm scale (names it).
@@ -222,7 +223,8 @@ def risk_variance(
     the change of risk when the filter goes.
 
     Args:
-        order: How Δ is estimated, see :meth:`DomainStatistics.risk_change`.
+        order: How Δ is estimated, see
+            :meth:`~dgprune_lite.risks.DomainStatistics.risk_change`.
         mean_weight: a ≥ 0.
         variance_weight: b ≥ 0, σ²·D in the derivation.
         normalize: Whether to divide each domain's Δ by its mean magnitude over all filters first,
@@ -254,11 +256,40 @@ def risk_gradient(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics
     return (2 * (deviation[:, None] * stats.gradient).mean(0)) ** 2
 
 
+@criterion("risk_objective")
+def risk_objective(
+    model: nn.Module,
+    graph: ChannelGraph,
+    stats: DomainStatistics,
+    *,
+    order: str = "fisher",
+    variance_weight: float = 1.0,
+) -> Tensor:
+    """Change of mean_d R_d + β·Var_d R_d when the filter goes; negative where that improves it.
+
+    Unlike the others this score has a sign: a filter that makes the domains' risks *differ* has
+    low importance. It suits domains that differ in how far a misleading cue holds.
+
+    Args:
+        order: How Δ is estimated, see
+            :meth:`~dgprune_lite.risks.DomainStatistics.risk_change`.
+        variance_weight: β ≥ 0.
+
+    Source: chapter 5, the objective of V-REx (Krueger et al. 2021, eq. 8) with and without m.
+    """
+    _several_domains(stats, "risk_objective")
+    if not 0 <= variance_weight < float("inf"):
+        raise ValueError(f"variance_weight={variance_weight!r} must be a number of at least 0")
+    change = stats.risk_change(order)  # (D, M)
+    variance = (stats.risk[:, None] + change).var(0, unbiased=False)
+    return change.mean(0) + variance_weight * (variance - stats.risk.var(unbiased=False))
+
+
 @criterion("worst_domain")
 def worst_domain(
     model: nn.Module, graph: ChannelGraph, stats: DomainStatistics, *, order: str = "fisher"
 ) -> Tensor:
-    """max_d |Δ_dm|: the change of risk where it is largest. Source: chapter 5."""
+    """Largest change of risk over the domains, in magnitude: max_d abs(Δ_dm). Source: chapter 5."""
     return stats.risk_change(order).abs().amax(0)
 
 
@@ -285,8 +316,11 @@ def bn_scale_and_risk(
 
 def _ranks(graph: ChannelGraph, values: Tensor) -> Tensor:
     """Place in the filter's group over the group's size; the most important has 1."""
-    parts = graph.split(values)
-    return graph.join({g: (v.argsort().argsort() + 1).double() / len(v) for g, v in parts.items()})
+
+    def places(part: Tensor) -> Tensor:
+        return (part.argsort(stable=True).argsort() + 1).double() / len(part)
+
+    return graph.join({name: places(part) for name, part in graph.split(values).items()})
 
 
 def normalize_groups(scores: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "pale": lambda images: 0.4 * images + 0.3,
     "recoloured": lambda images: images.roll(1, dims=1),
 }
-"""How a copy of a domain differs: name to a function of images (n, channels, height, width)."""
+"""How each changed copy of a domain is made, from images (n, channels, height, width) in [0, 1]."""
 
 
 class _Changed(Dataset):

@@ -9,8 +9,9 @@ from dgprune_lite.scores import NEEDS_STATISTICS
 
 NAMES = [
     "random", "l1", "l2", "bn_scale", "fpgm", "taylor", "fisher",
-    "risk_variance", "risk_gradient", "worst_domain",
+    "risk_variance", "risk_gradient", "worst_domain", "bn_scale_and_risk", "risk_objective",
 ]  # fmt: skip
+SIGNED = {"risk_objective"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_every_criterion_scores_every_filter_and_leaves_the_model(case, name):
     assert {group: tuple(v.shape) for group, v in scores.items()} == {
         group.name: (group.size,) for group in graph.groups.values()
     }
-    assert all((values >= 0).all() for values in scores.values())
+    assert name in SIGNED or all((values >= 0).all() for values in scores.values())
 
 
 def test_weight_criteria_on_the_first_layer(case):
@@ -83,10 +84,55 @@ def test_risk_criteria_by_hand(case):
         ),
         ("risk_gradient", {}, variance_gradient**2),
         ("worst_domain", {"order": "exact"}, exact.abs().max(0).values),
+        (
+            "risk_variance",
+            {"order": "exact", "mean_weight": 1.0, "normalize": True},
+            _root_mean_square(exact / exact.abs().mean(1, keepdim=True)),
+        ),
     ]
     for name, options, expected in cases:
         result = graph.join(dg.score(name, model, graph, stats, **options))
         torch.testing.assert_close(result, expected)
+
+
+def _root_mean_square(change):
+    return (change**2).mean(0).sqrt()  # mean² + population variance
+
+
+def test_risk_objective_is_what_the_objective_loses_without_the_filter(case):
+    """Against risks measured with the filter's gate at 0."""
+    model, graph, stats = case
+    found = dg.score("risk_objective", model, graph, stats, order="exact", variance_weight=3.0)
+    found = graph.join(found)
+
+    def objective(risks):
+        return risks.mean() + 3 * risks.var(unbiased=False)
+
+    assert (found < 0).any(), "a filter whose removal helps must score below zero"
+    for m in (0, 9, graph.num_filters - 1):
+        gates = torch.ones(graph.num_filters)
+        gates[m] = 0
+        with dg.gated(model, graph, gates):
+            without = dg.domain_statistics(model, graph, domains(), order="first").risk
+        expected = objective(without) - objective(stats.risk)
+        torch.testing.assert_close(found[m], expected, rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match=r"variance_weight=-1 must be a number of at least 0"):
+        dg.score("risk_objective", model, graph, stats, variance_weight=-1)
+
+
+def test_bn_scale_and_risk_averages_ranks_within_each_group(case):
+    model, graph, stats = case
+    found = dg.score("bn_scale_and_risk", model, graph, stats)
+    prior = dg.score("bn_scale", model, graph)
+    risk = dg.score("risk_variance", model, graph, stats, mean_weight=1.0)
+    for group, values in found.items():
+        orders = [  # equal scores keep their order
+            sorted(range(len(part)), key=part.tolist().__getitem__)
+            for part in (prior[group], risk[group])
+        ]
+        ranks = [[order.index(m) + 1 for m in range(len(order))] for order in orders]
+        expected = [(a + b) / 2 / len(values) for a, b in zip(*ranks, strict=True)]
+        assert values.tolist() == pytest.approx(expected)
 
 
 def test_risk_gradient_is_the_gradient_of_the_variance_of_risks(case):
@@ -124,7 +170,7 @@ def test_missing_and_foreign_statistics(case):
         dg.score("fisher", other, dg.trace_channels(other, images), stats)
 
 
-@pytest.mark.parametrize("name", ["risk_variance", "risk_gradient"])
+@pytest.mark.parametrize("name", ["risk_variance", "risk_gradient", "risk_objective"])
 def test_a_variance_needs_two_domains(case, name):
     model, graph, _ = case
     one = dg.domain_statistics(model, graph, domains(("only",)), order="fisher")

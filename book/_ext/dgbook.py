@@ -1,17 +1,20 @@
 """The book's Sphinx extension: pages that ask no other host for anything, also opened as files.
 
+Before chapters run, it asks `dgprune_lite.explorer` for explorers that work without a kernel.
+
 When pages are written it
 
 - leaves out sphinx-thebe's scripts, which the theme adds twice, which ask a CDN, and which throw on
   every page when no kernel is offered;
-- puts a short note where a live widget stood, because a page without a kernel cannot run it, and
-  leaves out the widget's stored state;
+- puts a short note where a widget stood that brings no HTML of its own, because a page without a
+  kernel cannot run it, and leaves out the stored state of widgets;
 - leaves out the theme's preloading of fonts, which a browser refuses for pages opened from a disk
   (the style sheet loads the same fonts).
 """
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,13 @@ _WIDGET_VIEW = re.compile(
 )
 _FONT_PRELOAD = re.compile(r'<link rel="preload" as="font"[^>]*>\s*')
 _LIVE_ONLY = (
-    '<p class="dg-live-only" role="note">A slider stands here when you run this chapter in '
-    "Jupyter. This page has no kernel; the figures beside it show what the slider shows.</p>"
+    '<p class="dg-live-only" role="note">A widget stands here when you run this chapter in '
+    "Jupyter. This page has no kernel to run it.</p>"
 )
 
 
 def replace_widgets(body: str) -> str:
-    """Return the page's HTML with a note in place of every live widget."""
+    """Return the page's HTML with a note in place of every widget that has no HTML."""
     return _WIDGET_VIEW.sub(_LIVE_ONLY, body)
 
 
@@ -63,6 +66,7 @@ def _drop_font_preloads(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    os.environ["DGPRUNE_STATIC"] = "1"  # the kernels that run the chapters inherit it
     app.connect("html-page-context", _finish_page, priority=900)
     app.connect("build-finished", _drop_font_preloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -39,12 +39,10 @@ NOISE_NUMERATOR = 21
 class DigitsLite(MultipleDomainDataset):
     """Ten digits in four domains: 8940 colour images of 28×28, embedded in the package.
 
-    | domain | what | images |
-    |---|---|---|
-    | mnist | MNIST scans | 2400 |
-    | mnist_m | other MNIST scans, blended with photo patches: abs(patch − digit) | 2400 |
-    | optdigits | 8×8 scans of other writers, upsampled and centred as in MNIST | 1740 |
-    | syn | printed digits, many typefaces, rotated, coloured, noisy | 2400 |
+    - mnist: MNIST scans, 2400 images
+    - mnist_m: other MNIST scans, blended with photo patches: abs(patch − digit), 2400
+    - optdigits: 8×8 scans of other writers, upsampled and centred as in MNIST, 1740
+    - syn: printed digits, many typefaces, rotated, coloured, noisy, 2400
 
     Each domain is a `TensorDataset` of images float32 (n, 3, 28, 28) in [0, 1] and labels int64
     (n,), balanced over the classes and in shuffled order. No image appears in two domains. Every

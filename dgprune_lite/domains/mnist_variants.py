@@ -101,11 +101,9 @@ class ColoredMNIST(_MNISTVariant):
     The label of an image is 1 for the digits 0 to 4 and 0 for 5 to 9, flipped for 25 % of the
     images. Its colour is the label, flipped again with a probability that is the environment's:
 
-    | environment | colour flipped | colour agrees with label |
-    |---|---|---|
-    | +90% | 10 % | 90 % |
-    | +80% | 20 % | 80 % |
-    | -90% | 90 % | 10 % |
+    - "+90%": colour flipped in 10 % of the images, so it agrees with the label in 90 %
+    - "+80%": flipped in 20 %, agrees in 80 %
+    - "-90%": flipped in 90 %, agrees in 10 %
 
     So the shape predicts the label for 75 % of the images of every environment. In the first two
     the colour predicts it more often, and in the third it misleads. (Every image is flipped or not

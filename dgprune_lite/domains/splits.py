@@ -81,8 +81,8 @@ def leave_one_domain_out(
             at least one image on either side.
 
     Returns:
-        A `Split`. Parts of a `TensorDataset` are `TensorDataset`s with copies of the images (so
-        changing one in place leaves `dataset` alone); parts of any other dataset are `Subset`s.
+        A `Split`. Parts of a `TensorDataset` are of the same type, with copies of the images (so
+        changing one in place leaves `dataset` alone); parts of any other dataset are a `Subset`.
 
     Raises:
         ValueError: for an unknown domain, a fraction outside (0, 1), a negative seed, a dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
@@ -108,9 +109,13 @@ class Browser:
             self._visits[url] = self._open(url)
         return self._visits[url]
 
-    def _open(self, url: str) -> Visit:
+    @contextlib.contextmanager
+    def open(self, url: str, **options: object) -> Iterator[tuple[object, list[str], list[str]]]:
+        """A loaded page, and what it will have logged as errors and asked of other hosts."""
         errors, outside = [], []
-        context = self._browser.new_context(viewport={"width": 1200, "height": 900})
+        context = self._browser.new_context(
+            **{"viewport": {"width": 1200, "height": 900}} | options
+        )
 
         def gate(route: object) -> None:
             target = route.request.url
@@ -129,7 +134,17 @@ class Browser:
             "response",
             lambda answer: answer.status >= 400 and errors.append(f"{answer.status}: {answer.url}"),
         )
-        page.goto(url, wait_until="load")
+        page.goto(url if ":" in url else f"{self._address}/{url}.html", wait_until="load")
+        try:
+            yield page, errors, outside
+        finally:
+            context.close()
+
+    def _open(self, url: str) -> Visit:
+        with self.open(url) as (page, errors, outside):
+            return self._look_at(page, errors, outside)
+
+    def _look_at(self, page: object, errors: list[str], outside: list[str]) -> Visit:
         page.evaluate("() => window.MathJax?.startup?.promise")
         page.wait_for_timeout(300)  # scripts that start late
         visit = {
@@ -149,7 +164,6 @@ class Browser:
             "all => all.filter(e => Math.abs(e.naturalWidth / e.naturalHeight"
             " - e.clientWidth / e.clientHeight) > 0.05).map(e => e.alt)",
         )
-        context.close()
         return Visit(
             errors=errors,
             outside=outside,

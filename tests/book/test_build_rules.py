@@ -52,7 +52,7 @@ def test_build_fails(build_book, tmp_path, chapter, reason):
 
 @pytest.mark.book
 @pytest.mark.slow
-def test_live_slider_becomes_a_note(build_book, tmp_path):
+def test_live_widget_becomes_a_note(build_book, tmp_path):
     code = "import ipywidgets\nipywidgets.VBox([ipywidgets.IntSlider(), ipywidgets.HTML('old')])"
     result = build_book(make_book(tmp_path / "source", cell(code)), tmp_path / "output")
     assert result.returncode == 0, result.log[-3000:]
@@ -80,4 +80,6 @@ def test_chapters_use_no_output_widget():
     """nbclient can lose a message while it serves an Output widget; the cell then waits in vain."""
     for chapter in sorted((ROOT / "book").glob("[0-9]*.md")):
         found = re.search(r"\binteract\w*\(|\bOutput\(", chapter.read_text())
-        assert not found, f"{chapter.name} uses {found[0]}: take dgprune_lite.explorer.ratio_slider"
+        assert not found, (
+            f"{chapter.name} uses {found[0]}: take dgprune_lite.explorer.PruneExplorer"
+        )

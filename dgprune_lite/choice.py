@@ -1,0 +1,70 @@
+"""Choose a criterion without the unseen domain: leave out one *source* domain in turn.
+
+Reads the study's grid "nested", in which two domains are left out of training: ``test_env`` plays
+the unseen domain, and ``without`` is not looked at by anyone. For an unseen domain T, the cells
+with ``without`` = T know nothing of it; what loses least in them is chosen, and only then measured
+on networks whose unseen domain is T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dgprune_lite.analysis import PAIR
+
+
+def choose_on_sources(
+    nested: pd.DataFrame, methods: Sequence[str], *, value: str = "loss_unseen"
+) -> pd.DataFrame:
+    """For every unseen domain, what each method loses on source domains left out in turn.
+
+    Args:
+        nested: :func:`~dgprune_lite.analysis.losses` of the grid "nested".
+        methods: Those to choose from.
+        value: What should be small.
+
+    Returns:
+        Rows are methods, columns the domains T kept out of the choice; entries are means over
+        (source domain left out, seed, ratio), in points.
+
+    Raises:
+        ValueError: A method that is missing for some domain, or cells that leave out no domain.
+    """
+    if (nested["without"] == "").any():
+        raise ValueError("these cells leave out no source domain: read the grid 'nested'")
+    table = nested.pivot_table(index="method", columns="without", values=value, aggfunc="mean")
+    table = table.reindex(list(methods))
+    if (missing := table.index[table.isna().any(axis=1)]).size:
+        raise ValueError(f"method {missing[0]!r} is not in every part of the nested study")
+    return table
+
+
+def chosen(lost: pd.DataFrame, choice: pd.Series, name: str = "chosen on sources") -> pd.DataFrame:
+    """What the choice gives on the unseen domains, as a method of its own.
+
+    Args:
+        lost: :func:`~dgprune_lite.analysis.losses` of networks that leave out one domain.
+        choice: Unseen domain to the method chosen for it, such as
+            ``choose_on_sources(...).idxmin()``.
+        name: Its ``method``.
+
+    Returns:
+        The rows of ``lost`` that were chosen, under the new name; to be put beside ``lost``.
+
+    Raises:
+        ValueError: A chosen method without results on its unseen domain.
+
+    >>> lost = pd.DataFrame({"test_env": ["a", "b"], "seed": [0, 0], "method": ["l1", "fpgm"]})
+    >>> chosen(lost, pd.Series({"a": "l1", "b": "fpgm"}))["method"].tolist()
+    ['chosen on sources', 'chosen on sources']
+    """
+    parts = []
+    for env, method in choice.items():
+        part = lost[(lost["test_env"] == env) & (lost["method"] == method)]
+        if part.empty:
+            raise ValueError(f"no results of {method!r} on {env!r}")
+        parts.append(part)
+    rows = pd.concat(parts).assign(method=name)
+    return rows.sort_values([*PAIR]).reset_index(drop=True)
