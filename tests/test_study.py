@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 from torch.utils.data import Dataset, TensorDataset
 
 import dgprune_lite as dg
@@ -604,15 +605,36 @@ def test_committed_results_belong_to_the_grid_of_their_name(path):
     assert len(names) == len(cells)
 
 
+SAMPLE = (  # of the first network of each grid
+    ("book", "risk_variance", 0.5),
+    ("book", "none", 0.0),
+    ("cue", "risk_objective", 0.1),
+    ("ranking", "bn_scale", 0.0),
+)
+
+
+@pytest.fixture(scope="module")
+def sample_work(tmp_path_factory):
+    """One folder, so that cells of one dense network train it once."""
+    return tmp_path_factory.mktemp("sample")
+
+
 @pytest.mark.slow
-def test_a_committed_cell_comes_out_the_same(tmp_path):
-    frame, _ = read_results(ROOT / "book" / "results" / "book.jsonl")
-    chosen = frame[(frame["criterion"] == "risk_variance") & (frame["pruning_ratio"] == 0.5)]
+@pytest.mark.xdist_group("sample of the study")
+@pytest.mark.parametrize(("grid", "criterion", "ratio"), SAMPLE)
+def test_committed_cells_come_out_the_same(sample_work, grid, criterion, ratio):
+    frame, _ = read_results(ROOT / "book" / "results" / f"{grid}.jsonl")
+    chosen = frame[(frame["criterion"] == criterion) & (frame["pruning_ratio"] == ratio)]
     row = chosen.to_dict("records")[0]
     cell = cell_of(row)
-    again = run_cell(cell, Bench(cell, tmp_path))
-    assert (again["widths"], again["parameters"]) == (row["widths"], row["parameters"])
+    again = run_cell(cell, Bench(cell, sample_work))
     # On one kind of processor the numbers are the same to the last bit. On another, sums are
-    # rounded in another order, which 860 steps of training amplify.
+    # rounded in another order, which hundreds of steps of training amplify.
+    if grid == "ranking":
+        assert again["sizes"] == row["sizes"]
+        assert stats.spearmanr(again["values"], row["values"]).statistic > 0.95
+        return
+    assert (again["widths"], again["parameters"]) == (row["widths"], row["parameters"])
     assert again["accuracy_in_domain"] == pytest.approx(row["accuracy_in_domain"], abs=0.015)
-    assert again["accuracy_unseen"] == pytest.approx(row["accuracy_unseen"], abs=0.05)
+    close = 0.1 if grid == "cue" else 0.05  # a small data set, where a cue can tip over
+    assert again["accuracy_unseen"] == pytest.approx(row["accuracy_unseen"], abs=close)
