@@ -21,6 +21,7 @@ from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
 from dgprune_lite.risks import DomainStatistics, domain_statistics, gate_gradients_per_image, gated
 from dgprune_lite.scores import CRITERIA, criterion, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
+from dgprune_lite.verification import check_exact
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "RotatedMNIST",
     "Split",
     "build_model",
+    "check_exact",
     "count_parameters",
     "criterion",
     "domain_statistics",

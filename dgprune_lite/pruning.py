@@ -322,7 +322,7 @@ def prune(
     progress: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, PruningPlan]:
-    """Trace, score, plan and apply in one call.
+    """Trace, score, plan, apply and check in one call.
 
     The smaller network still needs
     :func:`~dgprune_lite.training.recalibrate_batchnorm` and fine-tuning with
@@ -339,7 +339,14 @@ def prune(
 
     Returns:
         The smaller network and the :class:`PruningPlan`.
+
+    Raises:
+        ValueError: Bad input as in the functions that it calls, or a smaller network that does
+            not compute what the masked one does
+            (:func:`~dgprune_lite.verification.check_exact`, on ``example_inputs``).
     """
+    from dgprune_lite.verification import check_exact  # which needs the plans of this file
+
     check_ratio(pruning_ratio)
     if example_inputs is None:
         if not data:
@@ -362,7 +369,9 @@ def prune(
     plan = plan_pruning(
         graph, scores, pruning_ratio, global_pruning=global_pruning, ignored_layers=ignored_layers
     )
-    return plan.apply(model), plan
+    small = plan.apply(model)
+    check_exact(model, small, plan, graph, example_inputs)
+    return small, plan
 
 
 def statistics_order(criterion: str, order: str | None = None) -> Order:
