@@ -9,13 +9,20 @@ When pages are written it
 - puts a short note where a widget stood that brings no HTML of its own, because a page without a
   kernel cannot run it, and leaves out the stored state of widgets;
 - leaves out the theme's preloading of fonts, which a browser refuses for pages opened from a disk
-  (the style sheet loads the same fonts).
+  (the style sheet loads the same fonts);
+- lets scripts wait until the page is drawn, above all 1.5 MB that draw icons;
+- makes the bibliography a list of list items (its entries' role is no longer one of the standard),
+  and of the parameters of a signature plain text (a list of definitions needs terms);
+- puts the notebooks made for Colab where the download button looks, in place of ones full of
+  directives that Jupyter does not know;
+- lets the keyboard reach tables that are wider than the screen, to scroll them.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +32,51 @@ _WIDGET_VIEW = re.compile(
     r'<script type="application/vnd\.jupyter\.widget-view\+json">.*?</script>', re.DOTALL
 )
 _FONT_PRELOAD = re.compile(r'<link rel="preload" as="font"[^>]*>\s*')
+# The first of Sphinx's scripts must run at once: later ones in the page itself change its values.
+_EAGER_SCRIPT = re.compile(
+    r'<script(?= [^>]*src="(?![^"]*documentation_options))(?![^>]*\bdefer\b)'
+)
+_PARAMETERS = re.compile(r"<dl>\s*((?:<dd>(?:(?!<d[dlt]>).)*?</dd>\s*)+)</dl>", re.DOTALL)
 _LIVE_ONLY = (
     '<p class="dg-live-only" role="note">A widget stands here when you run this chapter in '
     "Jupyter. This page has no kernel to run it.</p>"
 )
+# The theme does the same for code and for the outputs of cells.
+_SCROLLABLE_TABLES = """
+addEventListener("DOMContentLoaded", () => {
+  const update = () => {
+    for (const table of document.querySelectorAll(".pst-scrollable-table-container")) {
+      if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
+      else table.removeAttribute("tabindex");
+    }
+  };
+  addEventListener("resize", update);
+  addEventListener("load", update);
+  update();
+});
+"""
 
 
 def replace_widgets(body: str) -> str:
     """Return the page's HTML with a note in place of every widget that has no HTML."""
     return _WIDGET_VIEW.sub(_LIVE_ONLY, body)
+
+
+def mend_lists(body: str) -> str:
+    """Return the page's HTML with lists whose parts are what the standard wants.
+
+    >>> mend_lists('<div class="citation" id="id1" role="doc-biblioentry">')
+    '<div class="citation" id="id1" role="listitem">'
+    >>> mend_lists("<dt>f(<dl><dd>a,</dd><dd>b,</dd></dl>)</dt>")
+    '<dt>f(<span class="dg-parameter">a,</span><span class="dg-parameter">b,</span>)</dt>'
+    """
+    body = body.replace(' role="doc-biblioentry"', ' role="listitem"')
+    return _PARAMETERS.sub(
+        lambda found: (
+            found[1].replace("<dd>", '<span class="dg-parameter">').replace("</dd>", "</span>")
+        ),
+        body,
+    )
 
 
 def is_unwanted(file: Any) -> bool:
@@ -52,21 +95,38 @@ def _finish_page(
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context.get(kind, []) if not is_unwanted(file)]
     if "body" in context:
-        context["body"] = replace_widgets(context["body"])
+        context["body"] = mend_lists(replace_widgets(context["body"]))
 
 
-def _drop_font_preloads(app: Sphinx, exception: Exception | None) -> None:
+def defer_scripts(page: str) -> str:
+    """Return the page with scripts that do not keep it from being drawn.
+
+    >>> defer_scripts('<script src="a.js"></script><script>let b;</script></head>')
+    '<script defer src="a.js"></script><script>let b;</script></head>'
+    """
+    head, end, rest = page.partition("</head>")
+    return _EAGER_SCRIPT.sub("<script defer", head) + end + rest
+
+
+def _finish_files(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
+        if Path(app.outdir, "_static") in path.parents:
+            continue
         text = path.read_text(encoding="utf-8")
-        kept = _FONT_PRELOAD.sub("", text)
+        kept = defer_scripts(_FONT_PRELOAD.sub("", text))
         if kept != text:
             path.write_text(kept, encoding="utf-8")
+    for notebook in Path(app.srcdir).glob("book/*.ipynb"):
+        download = Path(app.outdir, "_sources", "book", notebook.name)
+        if download.is_file():
+            shutil.copyfile(notebook, download)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["DGPRUNE_STATIC"] = "1"  # the kernels that run the chapters inherit it
     app.connect("html-page-context", _finish_page, priority=900)
-    app.connect("build-finished", _drop_font_preloads)
+    app.add_js_file(None, body=_SCROLLABLE_TABLES)
+    app.connect("build-finished", _finish_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import re
 import shutil
@@ -63,11 +64,22 @@ def test_live_widget_becomes_a_note(build_book, tmp_path):
     assert "unpkg.com/thebe" not in page
 
 
-def test_extension_replaces_only_widgets():
+def load_extension():
     path = ROOT / "book" / "_ext" / "dgbook.py"
     spec = importlib.util.spec_from_file_location("dgbook", path)
     dgbook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(dgbook)
+    return dgbook
+
+
+def test_extension_does_what_its_examples_say():
+    result = doctest.testmod(load_extension())
+    assert result.attempted >= 3
+    assert result.failed == 0
+
+
+def test_extension_replaces_only_widgets():
+    dgbook = load_extension()
     script = '<script type="application/vnd.jupyter.widget-view+json">\n{"a": 1}\n</script>'
     result = dgbook.replace_widgets(f"<p>before</p>{script}<p>after</p>")
     assert re.sub(r'<p class="dg-live-only".*?</p>', "NOTE", result) == (

@@ -230,7 +230,7 @@
   const drawing = dgDrawing(sheet, drawn);
   const from = element("select", { id: "dg-from", onchange: pick }, ...options(domains));
   const number = element("input", { id: "dg-number", type: "number", min: 1, value: 1, oninput: pick });
-  const input = newCanvas({ class: "dg-input", role: "img" });
+  const input = newCanvas({ class: "dg-input", role: "img", "aria-label": "No digit yet" });
   const answers = ["Unpruned", "Now"].map((title) => ({
     title, guess: element("span", { class: "dg-guess" }, "–"), list: element("ol", { class: "dg-best" }),
   }));

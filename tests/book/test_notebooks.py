@@ -1,0 +1,150 @@
+"""The notebooks for Colab: up to date, plain, and running without the book's own tools."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.md"))
+# What a chapter must not need: tools of the build and of the tests, which Colab does not have.
+EXTRAS = ("jupyter_book", "jupytext", "myst_nb", "nbclient", "playwright", "pytest", "sphinx")
+
+
+def _tool():
+    spec = importlib.util.spec_from_file_location(
+        "make_notebooks", ROOT / "tools/make_notebooks.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return _tool()
+
+
+@pytest.fixture(scope="module")
+def labels(tool):
+    return tool.Labels(CHAPTERS)
+
+
+def test_every_chapter_has_an_up_to_date_notebook(tool, capsys):
+    assert tool.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_changed_chapter_and_a_stray_notebook_are_noticed(tool, tmp_path, monkeypatch, capsys):
+    for path in (CHAPTERS[0], CHAPTERS[0].with_suffix(".ipynb"), ROOT / "book/references.bib"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(tool, "BOOK", tmp_path)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    assert tool.main(["--check"]) == 0
+    chapter = tmp_path / CHAPTERS[0].name
+    chapter.write_text(chapter.read_text(encoding="utf-8") + "\nOne more sentence.\n")
+    assert tool.main(["--check"]) == 1
+    assert f"out of date: {chapter.stem}.ipynb" in capsys.readouterr().err
+    assert tool.main([]) == 0
+    assert tool.main(["--check"]) == 0
+    (tmp_path / "99_gone.ipynb").write_text("{}")
+    assert tool.main(["--check"]) == 1
+    assert "99_gone.ipynb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_notebook_is_plain_markdown_without_output(chapter):
+    notebook = nbformat.read(chapter.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata["accelerator"] == "GPU"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+            assert "myst_nb" not in cell.source
+            assert "⟦" not in cell.source or "_numbers[" in cell.source
+        else:
+            assert "⟦" not in cell.source
+            assert not re.search(r"\{[a-z:]+\}`|^[`:]{3,}\{|^\([\w-]+\)=$", cell.source, re.M), (
+                cell.source
+            )
+    assert "git clone" in notebook.cells[1].source
+    text = json.dumps(notebook)
+    assert "pip install" in text
+    assert "--no-deps" in text, "Colab keeps its own torch"
+
+
+def test_what_is_unknown_is_an_error(tool, labels):
+    for text, message in (
+        ("```{tabs}\nx\n```", "directive 'tabs' is unknown"),
+        ("{doc}`x`", "role 'doc' is unknown"),
+        ("{numref}`fig-nowhere`", "'fig-nowhere' belongs to no figure"),
+        ("{cite:p}`nobody1900`", "'nobody1900' is not in references.bib"),
+        ("![a picture](images/cover.png)", "is a file that Colab does not have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tool.plain(text, labels)
+
+
+def test_references_become_words(tool, labels):
+    assert tool.plain("{eq}`eq-risk`", labels) == "(1.1)"
+    assert (
+        tool.plain("{cite:t}`krueger2021vrex`", labels)
+        .strip("[")
+        .startswith("Krueger et al. (2021)")
+    )
+    assert "\\tag{1.1}\n$$" in tool.plain("$$\nx\n$$ (eq-risk)", labels)
+    shown = tool.plain("```{note}\nRead [it](01_domains.md).\n```", labels)
+    assert shown.startswith("> **Note**\n>\n> Read [it](https://colab.research.google.com/github/")
+    assert shown.endswith("/book/01_domains.ipynb).")
+    assert "/blob/main/book/references.md" in tool.plain("[r](references.md)", labels)
+
+
+@pytest.mark.slow
+@pytest.mark.book
+@pytest.mark.xdist_group("book")
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_the_buttons_of_a_page_open_its_notebook(book, tool, chapter):
+    page = (book.html / "book" / f"{chapter.stem}.html").read_text(encoding="utf-8")
+    repository = tool.REPOSITORY.removeprefix("https://github.com/")
+    path = f"book/{chapter.stem}.ipynb"
+    assert f"https://colab.research.google.com/github/{repository}/blob/main/{path}" in page
+    assert f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/{path}" in page
+    assert f'href="../_sources/{path}"' in page
+    downloaded = book.html / "_sources" / path
+    assert downloaded.read_bytes() == chapter.with_suffix(".ipynb").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.book
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_notebook_runs_without_the_tools_of_the_book(chapter, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {EXTRAS!r}:\n"
+        "            raise ModuleNotFoundError(f'no module named {name!r} on Colab', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    notebook = nbformat.read(chapter.with_suffix(".ipynb"), as_version=4)
+    where = {"metadata": {"path": str(ROOT / "book")}}
+    probe = nbformat.v4.new_code_cell("import jupytext")
+    probe.metadata["tags"] = ["raises-exception"]
+    notebook.cells.append(probe)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    assert notebook.cells[-1].outputs[0]["ename"] == "ModuleNotFoundError"
+    written = [
+        output.data["text/markdown"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "text/markdown" in output.get("data", {})
+    ]
+    assert not any("⟦" in text for text in written), "a number is missing"
