@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dgprune_lite.channels import misfit
-from dgprune_lite.pruning import Cut, PruningPlan, shrink
+from dgprune_lite.pruning import PruningPlan
+from dgprune_lite.surgery import Cut, shrink
 
 FORMAT = "dgprune_lite pruned network"
 VERSION = 1

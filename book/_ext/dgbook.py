@@ -15,7 +15,7 @@ When pages are written it
   and of the parameters of a signature plain text (a list of definitions needs terms);
 - puts the notebooks made for Colab where the download button looks, in place of ones full of
   directives that Jupyter does not know;
-- lets the keyboard reach tables that are wider than the screen, to scroll them.
+- lets the keyboard reach code, outputs and tables wider than the screen, to scroll them.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ _LIVE_ONLY = (
     '<p class="dg-live-only" role="note">A widget stands here when you run this chapter in '
     "Jupyter. This page has no kernel to run it.</p>"
 )
-# The theme does the same for code and for the outputs of cells.
-_SCROLLABLE_TABLES = """
+# The theme does this for code and outputs once, and again when the window has changed for a while;
+# what is unfolded later, and wide tables, it leaves out of the keyboard's reach.
+_SCROLLABLE = """
 addEventListener("DOMContentLoaded", () => {
-  const update = () => {
-    for (const table of document.querySelectorAll(".pst-scrollable-table-container")) {
-      if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
-      else table.removeAttribute("tabindex");
+  const sizes = new ResizeObserver((changed) => {
+    for (const { target } of changed) {
+      if (target.scrollWidth > target.clientWidth || target.scrollHeight > target.clientHeight) {
+        target.tabIndex = 0;
+      } else target.removeAttribute("tabindex");
     }
-  };
-  addEventListener("resize", update);
-  addEventListener("load", update);
-  update();
+  });
+  const scrollable = "pre, .cell_output > .output, .pst-scrollable-table-container";
+  for (const element of document.querySelectorAll(scrollable)) sizes.observe(element);
 });
 """
 
@@ -127,6 +128,6 @@ def _finish_files(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["DGPRUNE_STATIC"] = "1"  # the kernels that run the chapters inherit it
     app.connect("html-page-context", _finish_page, priority=900)
-    app.add_js_file(None, body=_SCROLLABLE_TABLES)
+    app.add_js_file(None, body=_SCROLLABLE)
     app.connect("build-finished", _finish_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
