@@ -35,9 +35,16 @@ help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
 	@sed -n 's/^\([a-z]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-8s %s\n", $$1, $$2}'
 
-book: env-book ## build the book from scratch into _build/html, running every chapter
-	@rm -rf _build
+# The next build runs the chapters that have changed, and all when anything else has that they use.
+# What a failed or interrupted build left is not built upon.
+USED := dgprune_lite book/_ext book/_static book/results _config.yml _toc.yml constraints.txt Makefile
+CHANGED = find $(USED) -type f ! -name "*.pyc" -newer _build/.complete
+
+book: env-book ## build the book into _build/html, running its chapters
+	@[ -f _build/.complete ] && [ -z "$$($(CHANGED))" ] || rm -rf _build
+	@mkdir -p _build && rm -f _build/.complete && touch _build/.started
 	$(JUPYTER_BOOK) build . -W --keep-going -n
+	@mv _build/.started _build/.complete
 	@echo "Open _build/html/index.html in a browser."
 
 test: env-test lint ## check style and types, run all tests, doctests and the book (minutes)

@@ -139,6 +139,7 @@ def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> 
             split.train,
             steps=cell.dense_steps,
             algorithm=cell.algorithm,
+            vrex_lambda=cell.vrex_lambda,
             seed=cell.seed,
         )
         write_atomically(path.with_suffix(".json"), to_line(_duration(start, processor)))

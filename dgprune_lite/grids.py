@@ -23,7 +23,10 @@ ENVIRONMENTS = {
 }
 
 # What decides the dense network that a cell prunes.
-DENSE = ("dataset", "test_env", "without", "seed", "network", "width", "algorithm", "dense_steps")
+DENSE = (
+    "dataset", "test_env", "without", "seed", "network", "width", "algorithm", "vrex_lambda",
+    "dense_steps",
+)  # fmt: skip
 # What a cell shares with the unpruned network that it is compared to.
 CONTROL = (*DENSE, "finetune_steps", "finetune_lr", "schedule", "schedule_steps")
 # The settings that are one of a few words.
@@ -63,6 +66,8 @@ class Cell:
         algorithm: "ERM" or "VREx", for the dense network (fine-tuning is ERM).
         dense_steps: Updates of the dense network.
         without: A source domain left out of everything; "" for none.
+        vrex_lambda: Weight of the variance of risks in V-REx's objective; the grid "lambdas" shows
+            what others would give on source domains.
         measure: "accuracy", or "ranking": nothing is pruned, the scores themselves are kept, and
             the control keeps what each filter's exact ablation costs every domain.
     """
@@ -85,6 +90,7 @@ class Cell:
     algorithm: str = "ERM"
     dense_steps: int = 800
     without: str = ""
+    vrex_lambda: float = 1.0
     statistics: str = "plain"
     measure: str = "accuracy"
 
@@ -113,8 +119,12 @@ class Cell:
 
     @property
     def dense_id(self) -> str:
-        """Names the dense network; usable as a file name."""
-        return "-".join(str(getattr(self, name)) for name in DENSE if getattr(self, name) != "")
+        """Names the dense network; usable as a file name. Later settings show where unusual."""
+        usual = {"without": Cell.without, "vrex_lambda": Cell.vrex_lambda}
+        values = {name: getattr(self, name) for name in DENSE}
+        return "-".join(
+            str(v) for name, v in values.items() if name not in usual or v != usual[name]
+        )
 
     @property
     def cell_id(self) -> str:
@@ -302,6 +312,17 @@ def _rates() -> list[Cell]:
     return [c for lr in rates for c in cross([L1], (0.5, 0.7), seeds=[0], finetune_lr=lr)]
 
 
+def _lambdas() -> list[Cell]:
+    weights = (0.1, 1.0, 10.0, 100.0)
+    settings: dict[str, Any] = {"algorithm": "VREx", "finetune_steps": 0}
+    return _by_seed(
+        cell
+        for dataset in ("DigitsLite", "ColoredMNIST")
+        for weight in weights
+        for cell in cross([], [], seeds=[0], dataset=dataset, vrex_lambda=weight, **settings)
+    )
+
+
 def _ranking() -> list[Cell]:
     exact = variance_score(order="exact")
     first = variance_score(order="first")
@@ -349,6 +370,7 @@ GRIDS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "settings": ("shorter and longer fine-tuning, iterative pruning, V-REx", _settings),
     "nested": ("a second domain left out: what to choose by sources alone", _nested),
     "rates": ("learning rates of fine-tuning, judged on source domains", _rates),
+    "lambdas": ("weights of the variance in V-REx, unpruned networks", _lambdas),
     "ranking": ("how each score ranks filters, and their exact ablation", _ranking),
     "rotated": ("RotatedMNIST: all criteria, three ratios, three test angles", _rotated),
     "colored": ("ColoredMNIST, whose colours mislead: all criteria, three ratios", _colored),

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 # Okabe and Ito's palette (2008) for the two roles.
 IN_DOMAIN = "#0072B2"  # blue
@@ -153,6 +154,59 @@ def criterion_style(name: str) -> dict[str, Any]:
     color, marker, linestyle = _CRITERIA[name]
     label = _LABELS.get(name, name.replace("_", " "))
     return {"color": color, "marker": marker, "linestyle": linestyle, "label": label}
+
+
+def diagram(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make axes for a diagram, 7.2 inches wide, with (0, 0) at the lower left and no frame.
+
+    Args:
+        width: of the plane that is drawn on, in units of its own.
+        height: of that plane; the figure gets the height that makes both units equally long.
+
+    >>> fig, axes = diagram(12, 3)
+    >>> fig.get_size_inches().tolist()
+    [7.2, 1.8]
+    >>> plt.close(fig)
+    """
+    fig, axes = plt.subplots(figsize=(7.2, 7.2 * height / width))
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.set_axis_off()
+    return fig, axes
+
+
+def box(
+    axes: Axes, x: float, y: float, text: str, width: float = 2, height: float = 1, color: str = "w"
+) -> None:
+    """Draw a box with words in it, centred at (x, y).
+
+    Args:
+        axes: of :func:`diagram`.
+        x: of the centre.
+        y: of the centre.
+        text: may have several lines.
+        width: in units of the plane.
+        height: in units of the plane.
+        color: of the ground.
+    """
+    shape = FancyBboxPatch(
+        (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.15"
+    )
+    shape.set(facecolor=color, edgecolor="black")
+    axes.add_patch(shape)
+    axes.text(x, y, text, ha="center", va="center")
+
+
+def arrow(axes: Axes, *points: tuple[float, float]) -> None:
+    """Draw an arrow along two or more points to the last one.
+
+    Args:
+        axes: of :func:`diagram`.
+        *points: (x, y) in units of the plane.
+    """
+    axes.plot(*zip(*points, strict=True), color="black", linewidth=1, solid_capstyle="butt")
+    head = FancyArrowPatch(*points[-2:], arrowstyle="-|>", mutation_scale=14, shrinkA=0, shrinkB=0)
+    head.set(facecolor="black", edgecolor="black", linewidth=1)
+    axes.add_patch(head)
 
 
 def show_images(axes: Axes, images: Any, columns: int = 8) -> None:

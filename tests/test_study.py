@@ -154,6 +154,7 @@ def test_any_other_field_makes_another_cell():
         "algorithm": "VREx",
         "dense_steps": 9,
         "without": "mnist",
+        "vrex_lambda": 10.0,
         "statistics": "masked",
     }
     ranking = {"measure": "ranking", "pruning_ratio": 0.0, "finetune_steps": 0}
