@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from dgprune_lite.domains import nearest_name
-from dgprune_lite.grids import CONTROL
+from dgprune_lite.grids import CONTROL, LATER
 
 BASELINES = ("l1", "bn_scale", "fpgm", "taylor", "fisher")
 """The standard criteria; "random" is a floor, not a standard."""
@@ -88,8 +88,8 @@ def losses(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: A missing column, a cell without its control (names both), a cell twice.
     """
+    frame = frame.assign(**{n: frame[n].fillna(v) if n in frame else v for n, v in LATER.items()})
     _check_columns(frame, [*CONTROL, "criterion", "accuracy_unseen", "accuracy_by_domain"])
-    frame = frame.copy()
     frame["method"] = [method_name(row) for row in frame.to_dict("records")]
     frame["sources"] = [len(domains) - 1 for domains in frame["accuracy_by_domain"]]
     ends = [end for end in ("", "_before") if f"accuracy_by_domain{end}" in frame]

@@ -27,6 +27,8 @@ DENSE = (
     "dataset", "test_env", "without", "seed", "network", "width", "algorithm", "vrex_lambda",
     "dense_steps",
 )  # fmt: skip
+# Settings that older results do not name, with the value that they had; nor do names of networks.
+LATER = {"without": "", "vrex_lambda": 1.0}
 # What a cell shares with the unpruned network that it is compared to.
 CONTROL = (*DENSE, "finetune_steps", "finetune_lr", "schedule", "schedule_steps")
 # The settings that are one of a few words.
@@ -119,12 +121,9 @@ class Cell:
 
     @property
     def dense_id(self) -> str:
-        """Names the dense network; usable as a file name. Later settings show where unusual."""
-        usual = {"without": Cell.without, "vrex_lambda": Cell.vrex_lambda}
+        """Names the dense network; usable as a file name."""
         values = {name: getattr(self, name) for name in DENSE}
-        return "-".join(
-            str(v) for name, v in values.items() if name not in usual or v != usual[name]
-        )
+        return "-".join(str(v) for name, v in values.items() if LATER.get(name, ...) != v)
 
     @property
     def cell_id(self) -> str:
