@@ -6,6 +6,9 @@ import doctest
 import importlib.util
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,38 @@ def test_live_widget_becomes_a_note(build_book, tmp_path):
     assert "vnd.jupyter.widget" not in page
     assert "sphinx-thebe.js" not in page
     assert "unpkg.com/thebe" not in page
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_a_second_build_runs_only_what_has_changed(tmp_path):
+    """Chapters run again when they, or anything that all of them use, have changed."""
+    folder = make_book(tmp_path, cell("print(1)"))
+    for name in ("Makefile", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "book" / "results").mkdir()
+    package = folder / "dgprune_lite" / "module.py"
+    package.parent.mkdir()
+    package.touch()
+    chapter = folder / "book" / "chapter.md"
+
+    def make():
+        """Build with this environment; say whether that went well, and whether the chapter ran."""
+        command = ["make", "-o", "env-book", "book", f"RUN={sys.executable}", "VENV=none"]
+        time.sleep(1.1)  # times of files are compared
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        return done.returncode == 0, "Executed notebook" in done.stdout + done.stderr
+
+    assert make() == (True, True)
+    assert make() == (True, False)
+    package.touch()
+    assert make() == (True, True)
+    good = chapter.read_text()
+    chapter.write_text(good.replace("print(1)", "print(1 / 0)"))
+    assert make() == (False, False)
+    assert make()[0] is False, "a failed build must not be taken for a whole one"
+    chapter.write_text(good)
+    assert make() == (True, True)
 
 
 def load_extension():
