@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dgprune_lite.analysis import PAIR
+from dgprune_lite.analysis import PAIR, bootstrap_interval
 
 
 def choose_on_sources(
@@ -39,6 +39,35 @@ def choose_on_sources(
     if (missing := table.index[table.isna().any(axis=1)]).size:
         raise ValueError(f"method {missing[0]!r} is not in every part of the nested study")
     return table
+
+
+def advantages(nested: pd.DataFrame, methods: Sequence[str], reference: str) -> pd.DataFrame:
+    """By how many points each method loses less than ``reference`` on source domains left out.
+
+    Args:
+        nested: :func:`~dgprune_lite.analysis.losses` of the grid "nested".
+        methods: Those to compare; the reference itself is left out.
+        reference: Such as the default of :func:`~dgprune_lite.pruning.prune`.
+
+    Returns:
+        Rows are methods, best first; ``points`` (mean over networks), ``low`` and ``high`` (its
+        bootstrap 95 % interval) and ``networks``. A network's value is its mean over ratios.
+
+    Raises:
+        ValueError: A method that is not there.
+    """
+    keys = ["test_env", "without", "seed"]
+    table = nested.pivot_table(index=keys, columns="method", values="loss_unseen", aggfunc="mean")
+    if missing := [name for name in (*methods, reference) if name not in table]:
+        raise ValueError(f"no results of {missing[0]!r}; there are: {', '.join(table)}")
+    rows = {}
+    for name in methods:
+        if name != reference:
+            gain = (table[reference] - table[name]).dropna()
+            low, high = bootstrap_interval(gain)
+            rows[name] = {"points": gain.mean(), "low": low, "high": high, "networks": len(gain)}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    return frame.sort_values("points", ascending=False)
 
 
 def chosen(lost: pd.DataFrame, choice: pd.Series, name: str = "chosen on sources") -> pd.DataFrame:

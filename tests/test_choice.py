@@ -7,7 +7,7 @@ import itertools
 import pandas as pd
 import pytest
 
-from dgprune_lite.choice import choose_on_sources, chosen
+from dgprune_lite.choice import advantages, choose_on_sources, chosen
 
 DOMAINS = ("a", "b", "c")
 
@@ -60,3 +60,14 @@ def test_what_is_missing_is_named():
         choose_on_sources(nested().assign(without=""), ["l1"])
     with pytest.raises(ValueError, match="no results of 'l9' on 'a'"):
         chosen(nested(), pd.Series({"a": "l9"}))
+
+
+def test_advantages_are_those_of_the_same_networks():
+    found = advantages(nested(), ["l1", "fpgm"], "l1")
+    assert found.index.tolist() == ["fpgm"]
+    # fpgm is 11 points better where domain a is left out (2 of 6 pairs), 1 point worse elsewhere
+    assert found.loc["fpgm", "points"] == pytest.approx((2 * 11 - 4) / 6)
+    assert found.loc["fpgm", "networks"] == 12
+    assert found.loc["fpgm", "low"] < found.loc["fpgm", "points"] < found.loc["fpgm", "high"]
+    with pytest.raises(ValueError, match="no results of 'l3'; there are: fpgm, l1"):
+        advantages(nested(), ["l3"], "l1")
