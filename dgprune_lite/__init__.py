@@ -8,11 +8,17 @@ The main path, each step in the file of the same name:
 from dgprune_lite.channels import ChannelGraph, FilterGroup, Layer, trace_channels
 from dgprune_lite.checkpoints import load, save
 from dgprune_lite.domains import (
+    PACS,
+    VLCS,
     ColoredMNIST,
     DigitsLite,
     MultipleDomainDataset,
+    MultipleEnvironmentImageFolder,
+    OfficeHome,
     RotatedMNIST,
     Split,
+    TerraIncognita,
+    draw_tiny_pacs,
     leave_one_domain_out,
 )
 from dgprune_lite.evaluation import evaluate, summarize
@@ -28,6 +34,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CRITERIA",
     "MODELS",
+    "PACS",
+    "VLCS",
     "ChannelGraph",
     "ColoredMNIST",
     "DigitsLite",
@@ -35,14 +43,18 @@ __all__ = [
     "FilterGroup",
     "Layer",
     "MultipleDomainDataset",
+    "MultipleEnvironmentImageFolder",
+    "OfficeHome",
     "PruningPlan",
     "RotatedMNIST",
     "Split",
+    "TerraIncognita",
     "build_model",
     "check_exact",
     "count_parameters",
     "criterion",
     "domain_statistics",
+    "draw_tiny_pacs",
     "evaluate",
     "fit",
     "gate_gradients_per_image",
