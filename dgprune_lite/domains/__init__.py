@@ -3,6 +3,7 @@
 from dgprune_lite.domains.base import MultipleDomainDataset, nearest_name
 from dgprune_lite.domains.benchmarks import PACS, VLCS, OfficeHome, TerraIncognita
 from dgprune_lite.domains.digits import DigitsLite
+from dgprune_lite.domains.digits_dg import DigitsDG
 from dgprune_lite.domains.folders import MultipleEnvironmentImageFolder
 from dgprune_lite.domains.images import ImageDomain
 from dgprune_lite.domains.loading import batches, check_batch, count, fetch
@@ -15,6 +16,7 @@ __all__ = [
     "PACS",
     "VLCS",
     "ColoredMNIST",
+    "DigitsDG",
     "DigitsLite",
     "ImageDomain",
     "MultipleDomainDataset",
