@@ -24,6 +24,7 @@ from dgprune_lite.domains import (
 )
 from dgprune_lite.evaluation import evaluate, summarize
 from dgprune_lite.models import MODELS, build_model, count_parameters, load_model, save_model
+from dgprune_lite.pretrained import freeze_batchnorm
 from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
 from dgprune_lite.risks import DomainStatistics, domain_statistics, gate_gradients_per_image, gated
 from dgprune_lite.scores import CRITERIA, criterion, score
@@ -59,6 +60,7 @@ __all__ = [
     "draw_tiny_pacs",
     "evaluate",
     "fit",
+    "freeze_batchnorm",
     "gate_gradients_per_image",
     "gated",
     "leave_one_domain_out",
