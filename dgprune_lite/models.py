@@ -165,7 +165,7 @@ def build_model(
 
     Args:
         name: a key of `MODELS` ("digits_cnn", "digits_resnet"), or any classification network that
-            torchvision knows ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "vgg11_bn", ...).
+            torchvision knows ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0" ...).
         num_classes: outputs of the network, at least 1.
         width: filters of the first layer; None for the network's own default (32 for digits_cnn,
             16 for digits_resnet). torchvision's networks have no such setting.
