@@ -9,7 +9,7 @@ from digit_files import write_mnist, write_svhn
 from torch import Tensor
 
 import dgprune_lite as dg
-from dgprune_lite.domains import digits
+from dgprune_lite.domains import digits, digits_dg
 
 
 @pytest.fixture
@@ -100,6 +100,46 @@ def test_syn_comes_in_new_variations_of_all_glyphs(
     # A digit can be read: its colour differs from the ground's.
     middle = (images - border.mean(2)[:, :, None, None]).abs().amax((2, 3)).mean(1)
     assert middle.min() > 40 / 255
+
+
+def test_syn_labels_go_with_glyphs_that_are_turned_moved_and_coloured(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, np.ndarray] = {}
+
+    def look(masks: np.ndarray, colours: np.ndarray) -> np.ndarray:
+        seen.update(masks=masks, colours=colours)
+        return np.repeat(masks[..., None], 3, axis=3)
+
+    monkeypatch.setattr(digits_dg, "colour_glyphs", look)
+    arrays = digits._embedded_arrays()
+    known = {
+        mask.tobytes(): digit
+        for mask, digit in zip(arrays["syn_masks"], arrays["syn_labels"], strict=True)
+    }
+
+    def found(masks: np.ndarray) -> list[set[tuple[int, int, int]]]:
+        """For each image, the (top, left, digit) of glyphs that are in it as they are."""
+        places = [(top, left) for top in range(5) for left in range(5)]
+        crops = [masks[:, top : top + 28, left : left + 28] for top, left in places]
+        return [
+            {
+                (*place, int(known[crop[i].tobytes()]))
+                for place, crop in zip(places, crops, strict=True)
+                if crop[i].tobytes() in known
+            }
+            for i in range(len(masks))
+        ]
+
+    dg.DigitsDG(root, images_per_class=6)["syn"]
+    turned = found(seen["masks"])
+    assert sum(not matches for matches in turned) > 40  # 20 of 21 are turned
+    assert np.abs(np.diff(seen["colours"].astype(int), axis=1)).mean(axis=(1, 2)).min() > 50
+    monkeypatch.setattr(digits_dg, "rotate", lambda masks, degrees: masks)
+    _, labels = tensors(dg.DigitsDG(root, images_per_class=6), "syn")
+    matches = [match.pop() for match in found(seen["masks"])]
+    assert [digit for _, _, digit in matches] == labels.tolist()
+    assert len({(top, left) for top, left, _ in matches}) > 10  # of 25 places
 
 
 def test_too_few_images_and_bad_settings(root: Path, tmp_path: Path) -> None:
