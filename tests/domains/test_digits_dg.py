@@ -72,10 +72,15 @@ def test_mnist_m_has_the_other_scans_before_photos(root: Path) -> None:
     # Where there is no digit, in the frame's border, the photo shows as it is.
     arrays = digits._embedded_arrays()
     photos = [arrays[f"photo_{k}"] for k in range(5)]
+    used: set[tuple[int, ...]] = set()
     for image in pixels(images)[:5].transpose(0, 2, 3, 1):
         rows = [np.lib.stride_tricks.sliding_window_view(p, 32, axis=1)[:-31] for p in photos]
         hits = [np.argwhere((row.transpose(0, 1, 3, 2) == image[0]).all((2, 3))) for row in rows]
-        assert sum(len(hit) for hit in hits) >= 1
+        places = [(k, *place) for k, hit in enumerate(hits) for place in hit.tolist()]
+        assert places
+        used.update(places)
+    assert len({photo for photo, *_ in used}) > 1
+    assert len(used) >= 5  # each image has a patch of its own
 
 
 def test_svhn_is_as_it_was(root: Path) -> None:
