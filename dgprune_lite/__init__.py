@@ -8,15 +8,23 @@ The main path, each step in the file of the same name:
 from dgprune_lite.channels import ChannelGraph, FilterGroup, Layer, trace_channels
 from dgprune_lite.checkpoints import load, save
 from dgprune_lite.domains import (
+    PACS,
+    VLCS,
     ColoredMNIST,
+    DigitsDG,
     DigitsLite,
     MultipleDomainDataset,
+    MultipleEnvironmentImageFolder,
+    OfficeHome,
     RotatedMNIST,
     Split,
+    TerraIncognita,
+    draw_tiny_pacs,
     leave_one_domain_out,
 )
 from dgprune_lite.evaluation import evaluate, summarize
 from dgprune_lite.models import MODELS, build_model, count_parameters, load_model, save_model
+from dgprune_lite.pretrained import freeze_batchnorm
 from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
 from dgprune_lite.risks import DomainStatistics, domain_statistics, gate_gradients_per_image, gated
 from dgprune_lite.scores import CRITERIA, criterion, score
@@ -28,23 +36,31 @@ __version__ = "0.1.0"
 __all__ = [
     "CRITERIA",
     "MODELS",
+    "PACS",
+    "VLCS",
     "ChannelGraph",
     "ColoredMNIST",
+    "DigitsDG",
     "DigitsLite",
     "DomainStatistics",
     "FilterGroup",
     "Layer",
     "MultipleDomainDataset",
+    "MultipleEnvironmentImageFolder",
+    "OfficeHome",
     "PruningPlan",
     "RotatedMNIST",
     "Split",
+    "TerraIncognita",
     "build_model",
     "check_exact",
     "count_parameters",
     "criterion",
     "domain_statistics",
+    "draw_tiny_pacs",
     "evaluate",
     "fit",
+    "freeze_batchnorm",
     "gate_gradients_per_image",
     "gated",
     "leave_one_domain_out",

@@ -1,7 +1,7 @@
 """The small networks of the tutorial, torchvision's by name, and checkpoints of either.
 
-What this file is *not*: a zoo of pretrained weights. Every network here starts from a seeded random
-initialisation; any other `nn.Module` (a pretrained torchvision network, say) works just as well
+What this file is *not*: a zoo. Every network here starts from a seeded random initialisation, or
+torchvision's from pretrained weights (`pretrained.py`). Any other `nn.Module` works just as well
 with the rest of the package, and a network of your own joins `MODELS` in one line.
 """
 
@@ -20,6 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from dgprune_lite.domains import nearest_name
+from dgprune_lite.pretrained import load_pretrained
 
 CHECKPOINT_FORMAT = 1
 
@@ -155,20 +156,25 @@ def build_model(
     *,
     width: int | None = None,
     in_channels: int = 3,
+    weights: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Build a network by name, randomly initialised from a seed.
+    """Build a network by name, randomly initialised from a seed or with pretrained weights.
 
     The same name, sizes and seed give the same weights; the global random state stays as it is.
 
     Args:
         name: a key of `MODELS` ("digits_cnn", "digits_resnet"), or any classification network that
-            torchvision knows ("resnet18", "vgg11_bn", "mobilenet_v2", ...), with random weights.
+            torchvision knows ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0" ...).
         num_classes: outputs of the network, at least 1.
         width: filters of the first layer; None for the network's own default (32 for digits_cnn,
             16 for digits_resnet). torchvision's networks have no such setting.
         in_channels: channels of the images, such as `split.input_shape[0]`. torchvision's networks
             have no such setting: they expect 3.
+        weights: for torchvision's networks, "DEFAULT" for its ImageNet weights (downloaded at first
+            use), another of its names ("IMAGENET1K_V1"), or a file with a state dictionary. The
+            head is new and random unless `num_classes` is that of the weights (ImageNet's: 1000).
+            None for random weights throughout.
         seed: seed of the initialisation, at least 0.
 
     Returns:
@@ -176,8 +182,11 @@ def build_model(
 
     Raises:
         ValueError: for an unknown name (with the nearest known one), a size below 1, a negative
-            seed, or a width or other than 3 channels for a network without that setting.
+            seed, a width, other than 3 channels or weights for a network without that setting, or
+            weights that are unknown, damaged or do not fit.
         TypeError: for a size or a seed that is not a whole number.
+        ConnectionError: if pretrained weights are not downloaded yet and cannot be.
+        FileNotFoundError: if there is no such file of weights.
 
     Example:
         >>> model = build_model("digits_cnn", num_classes=10, seed=0)
@@ -190,15 +199,17 @@ def build_model(
         _check_whole("width", width, at_least=1)
     _check_whole("in_channels", in_channels, at_least=1)
     options: dict[str, Any] = {}
-    given = {} if width is None else {"width": width}
+    given: dict[str, Any] = {} if width is None else {"width": width}
     if in_channels != 3:
         given["in_channels"] = in_channels
     if name in MODELS:
+        if weights is not None:
+            given["weights"] = weights
         factory = MODELS[name]
         settings = set(inspect.signature(factory).parameters)
         whose, advice = repr(name), "leave it out"
     else:
-        factory, options = _torchvision_factory(name)
+        factory, options = _torchvision_factory(name, weights is not None)
         settings = set()
         whose = f"torchvision's {name!r}"
         advice = f"leave it out or use one of {', '.join(MODELS)}"
@@ -207,7 +218,10 @@ def build_model(
             raise ValueError(f"{setting} is {value}, but {whose} has no such setting; {advice}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return factory(num_classes=num_classes, **options, **given)
+        model = factory(num_classes=num_classes, **options, **given)
+        if weights is not None and name not in MODELS:
+            load_pretrained(model, name, weights)
+        return model
 
 
 def _check_whole(what: str, value: int, *, at_least: int) -> None:
@@ -217,7 +231,9 @@ def _check_whole(what: str, value: int, *, at_least: int) -> None:
         raise ValueError(f"{what} is {value}; expected at least {at_least}")
 
 
-def _torchvision_factory(name: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+def _torchvision_factory(
+    name: str, pretrained: bool
+) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
     # Imported here since it takes longer than all the rest of the package.
     import torchvision.models
 
@@ -231,6 +247,8 @@ def _torchvision_factory(name: str) -> tuple[Callable[..., nn.Module], dict[str,
     if name in ("googlenet", "inception_v3"):
         # One output in training as in evaluation, and the initialisation named explicitly.
         options |= {"aux_logits": False, "init_weights": True}
+        # torchvision's weights of these two are for images in another normalisation.
+        options["transform_input"] = pretrained
     return torchvision.models.get_model_builder(name), options
 
 

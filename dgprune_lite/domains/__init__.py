@@ -1,21 +1,36 @@
 """Labelled images that know which domain they come from, and the leave-one-domain-out split."""
 
 from dgprune_lite.domains.base import MultipleDomainDataset, nearest_name
+from dgprune_lite.domains.benchmarks import PACS, VLCS, OfficeHome, TerraIncognita
 from dgprune_lite.domains.digits import DigitsLite
+from dgprune_lite.domains.digits_dg import DigitsDG
+from dgprune_lite.domains.folders import MultipleEnvironmentImageFolder
+from dgprune_lite.domains.images import ImageDomain
 from dgprune_lite.domains.loading import batches, check_batch, count, fetch
 from dgprune_lite.domains.mnist_variants import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
+from dgprune_lite.domains.tiny_pacs import draw_tiny_pacs
+from dgprune_lite.domains.unreadable import unreadable_images
 
 __all__ = [
+    "PACS",
+    "VLCS",
     "ColoredMNIST",
+    "DigitsDG",
     "DigitsLite",
+    "ImageDomain",
     "MultipleDomainDataset",
+    "MultipleEnvironmentImageFolder",
+    "OfficeHome",
     "RotatedMNIST",
     "Split",
+    "TerraIncognita",
     "batches",
     "check_batch",
     "count",
+    "draw_tiny_pacs",
     "fetch",
     "leave_one_domain_out",
     "nearest_name",
+    "unreadable_images",
 ]

@@ -149,6 +149,17 @@ class MultipleDomainDataset:
             opened[name] = self.open_domain(name)
         return opened[name]
 
+    def for_training(self, env: str | int) -> Dataset:
+        """Return a domain as training sees it: the domain itself, unless a subclass augments it.
+
+        Args:
+            env: a name, or a position in `ENVIRONMENTS`.
+
+        Returns:
+            A dataset of the same images and labels in the same order.
+        """
+        return self[env]
+
     def __len__(self) -> int:
         return len(self.ENVIRONMENTS)
 

@@ -198,16 +198,17 @@ def blend_with_photos(arrays: Mapping[str, NDArray]) -> Bytes:
     """Blend each scan with its photo patch as MNIST-M does, abs(patch − digit).
 
     Args:
-        arrays: "mnist_m_scans" uint8 (n, 28, 28), "mnist_m_patches" uint16 (n, 3) with rows of
+        arrays: "mnist_m_scans" uint8 (n, side, side), "mnist_m_patches" uint16 (n, 3) with rows of
             (photo, top, left), and the photos "photo_0", ... uint8 (height, width, 3).
 
     Returns:
-        Images uint8 (n, 28, 28, 3).
+        Images uint8 (n, side, side, 3).
     """
     scans = arrays["mnist_m_scans"]
+    side = scans.shape[1]
     patches = np.empty((*scans.shape, 3), dtype=np.int16)
     for i, (photo, top, left) in enumerate(arrays["mnist_m_patches"].tolist()):
-        patches[i] = arrays[f"photo_{photo}"][top : top + 28, left : left + 28]
+        patches[i] = arrays[f"photo_{photo}"][top : top + side, left : left + side]
     return np.abs(patches - scans[..., None].astype(np.int16)).astype(np.uint8)
 
 

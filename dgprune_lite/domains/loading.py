@@ -43,8 +43,9 @@ def count(dataset: Dataset, domain: str = "?") -> int:
 def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
     """Return the images and labels at the given places of a dataset, as one batch.
 
-    A `TensorDataset` is indexed once for the whole batch; any other dataset is asked for one
-    sample after another, which are then collated.
+    A `TensorDataset` is indexed once for the whole batch. Any other dataset is asked for all
+    samples at once if it has `__getitems__` (as PyTorch's `DataLoader` does), or else for one
+    after another; they are then collated.
 
     Args:
         dataset: map-style dataset of (image, label).
@@ -72,7 +73,8 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Te
     if type(dataset) is Subset and type(dataset.dataset) is TensorDataset:
         return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[torch.as_tensor(indices)])
     places_list = indices.tolist() if isinstance(indices, Tensor) else list(indices)
-    samples = [dataset[int(i)] for i in places_list]
+    all_at_once = getattr(dataset, "__getitems__", None)
+    samples = all_at_once(places_list) if all_at_once else [dataset[int(i)] for i in places_list]
     if not samples:
         raise ValueError("no indices given; expected at least one")
     if not (isinstance(samples[0], (tuple, list)) and len(samples[0]) == 2):

@@ -1,12 +1,12 @@
-"""RotatedMNIST and ColoredMNIST as DomainBed defines them, made of the embedded MNIST scans.
+"""RotatedMNIST and ColoredMNIST as DomainBed defines them, of MNIST or of the embedded scans.
 
 Two kinds of shift. Between the environments of RotatedMNIST the *look* of a digit changes
 (diversity shift). Between those of ColoredMNIST the look stays and its *colour*, which goes with
 the label by chance, goes with it to another degree (correlation shift).
 
-What this file is *not*: the data sets that DomainBed's published tables are about. These hold
-70 000 scans, the package embeds 4800. Here too, random choices come from NumPy's raw PCG64 stream
-and images are made with whole-number arithmetic: every platform gets the same bytes.
+What this file is *not*: DomainBed's data to the byte. Random choices come from NumPy's raw PCG64
+stream and images are made with whole-number arithmetic, so every platform gets the same bytes; and
+without a `root`, 4800 embedded scans stand in for the 70 000 that the published tables are about.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
 from dgprune_lite.domains.base import MultipleDomainDataset
-from dgprune_lite.domains.digits import Bytes, _embedded_arrays
+from dgprune_lite.domains.digits import Bytes
+from dgprune_lite.domains.sources import Folder, mnist_or_embedded
 
 LABEL_NOISE = 25  # per cent of ColoredMNIST's labels that are flipped
 FIXED_POINT = 1 << 20  # the number one, where a rotation is computed in whole numbers
@@ -28,16 +29,22 @@ MARGIN = 7  # pixels: 13.5 · √2 − 13.5 = 5.6 of them turn into view, and bi
 
 
 class _MNISTVariant(MultipleDomainDataset):
-    """The 4800 embedded scans, in random order, dealt out to the environments like cards."""
+    """MNIST scans, in random order, dealt out to the environments like cards."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(
+        self, seed: int = 0, *, root: Folder | None = None, download: bool = False
+    ) -> None:
         try:
             self.seed = operator.index(seed)
         except TypeError as error:
             raise TypeError(f"seed is {seed!r}; expected a whole number") from error
         if self.seed < 0:
             raise ValueError(f"seed is {seed}; expected a whole number of at least 0")
-        _embedded_arrays()  # a damaged file is reported here, not at first use of a domain
+        # Damaged files are reported here, not at first use of a domain.
+        self._scans, self._digits, self.source = mnist_or_embedded(root, download)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {self.source})"
 
     def _draws(self, stream: int, number: int) -> NDArray[np.uint64]:
         # Each stream is random on its own, so that an environment is the same whether or not
@@ -46,30 +53,32 @@ class _MNISTVariant(MultipleDomainDataset):
 
     def _deal(self, place: int) -> tuple[Bytes, Bytes]:
         """Return the scans (n, 28, 28) and digits (n,) of the environment at a place."""
-        arrays = _embedded_arrays()
-        scans = np.concatenate([arrays["mnist_scans"], arrays["mnist_m_scans"]])
-        digits = np.concatenate([arrays["mnist_labels"], arrays["mnist_m_labels"]])
-        order = np.argsort(self._draws(0, len(scans)), kind="stable")
+        order = np.argsort(self._draws(0, len(self._scans)), kind="stable")
         mine = order[place :: len(self.ENVIRONMENTS)]
-        return scans[mine], digits[mine]
+        return self._scans[mine], self._digits[mine]
 
 
 class RotatedMNIST(_MNISTVariant):
     """MNIST digits in six environments that differ by an angle: 0, 15, 30, 45, 60, 75 degrees.
 
-    Each environment is a `TensorDataset` of 800 images float32 (800, 1, 28, 28) in [0, 1] and
-    labels int64 (800,), in random order, rotated counter-clockwise, bilinear, on black. No scan
-    appears in two environments. As in DomainBed, the classes are about equally frequent, not
-    exactly.
+    Each environment is a `TensorDataset` of images float32 (n, 1, 28, 28) in [0, 1] and labels
+    int64 (n,), n = 800 (of all of MNIST: 11 666 or 11 667), in random order, rotated
+    counter-clockwise, bilinear, on black. No scan appears in two environments. As in DomainBed, the
+    classes are about equally frequent, not exactly.
 
     Args:
         seed: decides which scan goes to which environment, and in which order; at least 0. (The
             seed of `leave_one_domain_out` decides what of an environment is held out.)
+        root: folder with torchvision's MNIST, all 70 000 scans of which are then used; None for
+            4800 embedded scans. Where MNIST is not there, the embedded scans are used as well, with
+            a warning; the attribute `source` and the text of the object say which.
+        download: fetch MNIST to `root` (12 MB) if it is not there.
 
     Raises:
         FileNotFoundError: if the package lacks its data file.
+        ConnectionError: if MNIST cannot be downloaded.
         TypeError: if `seed` is not a whole number.
-        ValueError: if `seed` is negative, or the data file is damaged.
+        ValueError: if `seed` is negative, a file is damaged, or there is no `root` to download to.
 
     Source:
         Ghifary et al., "Domain generalization for object recognition with multi-task autoencoders",
@@ -79,7 +88,7 @@ class RotatedMNIST(_MNISTVariant):
     Example:
         >>> data = RotatedMNIST()
         >>> data
-        RotatedMNIST(0, 15, 30, 45, 60, 75; 10 classes, images 1×28×28)
+        RotatedMNIST(0, 15, 30, 45, 60, 75; 10 classes, images 1×28×28, 4800 embedded scans)
         >>> images, labels = data["45"].tensors
         >>> images.shape, images.dtype, labels[:5].tolist()
         (torch.Size([800, 1, 28, 28]), torch.float32, [2, 0, 1, 1, 6])
@@ -92,7 +101,9 @@ class RotatedMNIST(_MNISTVariant):
     def open_domain(self, name: str) -> TensorDataset:
         """Rotate one environment's scans into tensors of its own."""
         scans, digits = self._deal(self.ENVIRONMENTS.index(name))
-        return _as_tensors(rotate(scans, int(name))[:, None], digits)
+        parts = np.array_split(scans, 1 + len(scans) // 1000)  # rotating takes 100 times the space
+        turned = np.concatenate([rotate(part, int(name)) for part in parts])
+        return _as_tensors(turned[:, None], digits)
 
 
 class ColoredMNIST(_MNISTVariant):
@@ -109,19 +120,23 @@ class ColoredMNIST(_MNISTVariant):
     the colour predicts it more often, and in the third it misleads. (Every image is flipped or not
     by chance: the shares of an environment differ from these by a point or two.)
 
-    Each environment is a `TensorDataset` of 1600 images float32 (1600, 2, 28, 28) in [0, 1] and
-    labels int64 (1600,), in random order. The digit stands in channel 1 ("green") if its colour is
-    1, else in channel 0 ("red"); the other channel is black. No scan appears in two environments.
+    Each environment is a `TensorDataset` of images float32 (n, 2, 28, 28) in [0, 1] and labels
+    int64 (n,), n = 1600 (of all of MNIST: 23 333 or 23 334), in random order. The digit stands in
+    channel 1 ("green") if its colour is 1, else in channel 0 ("red"); the other channel is black.
+    No scan appears in two environments.
 
     Args:
         seed: decides which scan goes to which environment, and which labels and colours are
             flipped; at least 0. (The seed of `leave_one_domain_out` decides what of an environment
             is held out.)
+        root: as for `RotatedMNIST`.
+        download: as for `RotatedMNIST`.
 
     Raises:
         FileNotFoundError: if the package lacks its data file.
+        ConnectionError: if MNIST cannot be downloaded.
         TypeError: if `seed` is not a whole number.
-        ValueError: if `seed` is negative, or the data file is damaged.
+        ValueError: if `seed` is negative, a file is damaged, or there is no `root` to download to.
 
     Source:
         Arjovsky et al., "Invariant risk minimization", 2019, section 5.2; environments and image
@@ -131,7 +146,7 @@ class ColoredMNIST(_MNISTVariant):
     Example:
         >>> data = ColoredMNIST()
         >>> data
-        ColoredMNIST(+90%, +80%, -90%; 2 classes, images 2×28×28)
+        ColoredMNIST(+90%, +80%, -90%; 2 classes, images 2×28×28, 4800 embedded scans)
         >>> for name in data:
         ...     images, labels = data[name].tensors
         ...     colours = images[:, 1].amax((1, 2)) > 0

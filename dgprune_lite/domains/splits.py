@@ -48,7 +48,8 @@ class Split:
         return f"Split(test_env={self.test_env!r}, seed={self.seed}, sources: {sources})"
 
 
-def _permutation(name: str, total: int, seed: int) -> Tensor:
+def domain_permutation(name: str, total: int, seed: int) -> Tensor:
+    """Return a random order of a domain's images, int64 (total,), that depends on nothing else."""
     # The generator belongs to (domain, seed) alone, so a domain is divided in the same way
     # whichever other domain is left out. A cryptographic digest, since `hash` changes by process.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -71,7 +72,8 @@ def leave_one_domain_out(
     """Keep one domain unseen and divide every other into a training and a held-out part.
 
     A domain is divided in the same way for a given seed whichever domain is left out. The images
-    of the unseen domain are not read here, whether the dataset holds them in memory or not.
+    of the unseen domain are not read here, whether the dataset holds them in memory or not. Only
+    the training parts are augmented, if the dataset augments at all (see `for_training`).
 
     Args:
         dataset: the domains.
@@ -130,8 +132,8 @@ def leave_one_domain_out(
                 f"least two, one to learn from and one to hold out"
             )
         held_out = min(max(round(holdout_fraction * total), 1), total - 1)
-        order = _permutation(name, total, seed)
-        train[name] = _take(source, order[held_out:])
+        order = domain_permutation(name, total, seed)
+        train[name] = _take(dataset.for_training(name), order[held_out:])
         val[name] = _take(source, order[:held_out])
     return Split(
         test_env=target_name,

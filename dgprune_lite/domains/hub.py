@@ -1,0 +1,112 @@
+"""Image domains from the Hugging Face hub, or from local parquet files of the same columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dgprune_lite.domains.base import nearest_name
+from dgprune_lite.domains.images import ImageDomain
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+COLUMNS = ("image", "domain", "label")
+
+
+def open_hub(
+    repository: str,
+    revision: str | None,
+    cache_dir: str | None,
+    *,
+    folders: Mapping[str, str],
+    class_names: tuple[str, ...],
+) -> dict[str, ImageDomain]:
+    """Open a data set with the columns image, domain and label, and divide it by domain.
+
+    Args:
+        repository: a data set of the hub, or a local folder with parquet files.
+        revision: a branch, tag or commit; None for the newest.
+        cache_dir: where `datasets` keeps its files; None for its default.
+        folders: domain name to what the column `domain` calls it.
+        class_names: names of the classes, in label order. A repository that names its classes may
+            have them in any order; one that does not must have this one.
+
+    Returns:
+        Domain name to an `ImageDomain` of the rows that belong to it, decoded when asked for.
+
+    Raises:
+        ImportError: without the library `datasets`.
+        ConnectionError: if the hub cannot be reached and the cache does not have the data.
+        ValueError: if a column, a domain or a class is missing or unknown.
+    """
+    try:
+        from datasets import concatenate_datasets, load_dataset
+    except ImportError as error:
+        raise ImportError(
+            "reading from the Hugging Face hub needs its library `datasets`; install it with "
+            "pip install 'dgprune-lite[hub]'"
+        ) from error
+    try:
+        parts = load_dataset(repository, revision=revision, cache_dir=cache_dir)
+    except (OSError, RuntimeError) as error:  # what `datasets` raises when a download fails
+        raise ConnectionError(
+            f"cannot open the data set {repository!r} ({error}). Without network, give a local "
+            f"folder with its parquet files, or read the data set from a folder of images"
+        ) from error
+    table = concatenate_datasets([parts[name] for name in sorted(parts)])
+    missing = [column for column in COLUMNS if column not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{repository!r} has no column {missing[0]!r}, only {table.column_names}; "
+            f"expected {', '.join(COLUMNS)}"
+        )
+    labels = _labels(table, repository, class_names)
+    names = table.with_format(None)["domain"]
+    rows: dict[str, list[int]] = {folder: [] for folder in folders.values()}
+    for row, name in enumerate(names):
+        if name not in rows:
+            raise ValueError(
+                f"{repository!r} has the domain {name!r} in row {row}; expected one of "
+                f"{', '.join(rows)}.{nearest_name(name, rows)}"
+            )
+        rows[name].append(row)
+    empty = [folder for folder, found in rows.items() if not found]
+    if empty:
+        raise ValueError(
+            f"{repository!r} has no images of {', '.join(empty)}; expected all of {', '.join(rows)}"
+        )
+    load = _LoadRow(table, repository)
+    return {
+        name: ImageDomain(name, rows[folder], [labels[row] for row in rows[folder]], load)
+        for name, folder in folders.items()
+    }
+
+
+def _labels(table: Any, repository: str, class_names: tuple[str, ...]) -> list[int]:
+    labels = list(table["label"])
+    given = getattr(table.features["label"], "names", None)  # a ClassLabel has names, a number not
+    if given is None:
+        given = class_names
+    if set(given) != set(class_names):
+        raise ValueError(
+            f"{repository!r} has the classes {', '.join(given)}; expected {', '.join(class_names)}"
+        )
+    outside = [label for label in set(labels) if not 0 <= label < len(given)]
+    if outside:
+        raise ValueError(
+            f"{repository!r} has the label {outside[0]}; expected 0 to {len(given) - 1}"
+        )
+    return [class_names.index(given[label]) for label in labels]
+
+
+@dataclass(frozen=True)
+class _LoadRow:
+    """Row of a table to its image; a class rather than a function within, so that it pickles."""
+
+    table: Any
+    repository: str
+
+    def __call__(self, row: int) -> Image:
+        return self.table[row]["image"].convert("RGB")
