@@ -291,14 +291,14 @@ def _members(
     producers: Mapping[str, np.ndarray], why: dict[int, str]
 ) -> dict[tuple[str, ...], list[int]]:
     """The free filters by the layers that make them; a group's only filter must stay."""
-    makers: dict[int, list[str]] = defaultdict(list)
+    makers: dict[int, tuple[str, ...]] = {}
     for name, roots in producers.items():
         for r in dict.fromkeys(roots.tolist()):
-            if r != FIXED and r not in why:
-                makers[r].append(name)
+            makers[r] = (*makers.get(r, ()), name)
     members: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for r, names in makers.items():
-        members[tuple(names)].append(r)
+        if r != FIXED and r not in why:
+            members[names].append(r)
     for together in [group for group, filters in members.items() if len(filters) == 1]:
         (only,) = members.pop(together)
         why[only] = f"all channels of {', '.join(together)} that go together make up one filter"

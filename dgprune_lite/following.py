@@ -80,7 +80,11 @@ def _calls(graph: fx.Graph) -> list[Any]:
 
 
 def bare_copy(model: nn.Module, meta: bool) -> nn.Module:
-    """A copy without hooks, and on the meta device without weights."""
+    """A copy to be run once: without hooks, and on the meta device without weights.
+
+    With weights it is a deep copy, whatever the network's attributes hold. Without, attributes
+    that are no tensors or modules are the model's own, which is quicker.
+    """
     memo: dict[int, Any] = {}  # what the copy has in place of the model's own
     for module in model.modules():
         for name, own in vars(module).items():
@@ -90,10 +94,27 @@ def bare_copy(model: nn.Module, meta: bool) -> nn.Module:
             for tensor in tensors:
                 if isinstance(tensor, Tensor) and id(tensor) not in memo:
                     memo[id(tensor)] = _stand_in(tensor, meta)
+    if meta:
+        return _shallow(model, memo)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
+
+
+def _shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """The module with what ``memo`` has for its attributes, and its submodules so, too."""
+    if id(module) not in memo:
+        twin = memo[id(module)] = object.__new__(type(module))
+        twin.__dict__ = {name: memo.get(id(own), own) for name, own in vars(module).items()}
+        for name in ("_parameters", "_buffers"):
+            tensors = vars(module)[name]
+            twin.__dict__[name] = {n: memo.get(id(tensor)) for n, tensor in tensors.items()}
+        twin.__dict__["_modules"] = {
+            name: None if child is None else _shallow(child, memo)
+            for name, child in module._modules.items()
+        }
+    return memo[id(module)]
 
 
 def _stand_in(tensor: Tensor, meta: bool) -> Tensor:

@@ -49,6 +49,8 @@ def apply_rule(flow: Propagation, node: fx.Node, result: Any) -> Any:
     if node.op in ("placeholder", "get_attr"):
         flow.known.read.add(id(result))
         return fixed(result)
+    if isinstance(node.target, type) and issubclass(node.target, tuple):  # a named tuple
+        return tuple(given)
     rule = find_rule(flow, node)
     if rule not in SIZES:
         for size in sizes:
