@@ -105,7 +105,7 @@ class WithFixedSize(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "reason"),
     [
-        (WithLayerNorm(), (1, 6), "norm (LayerNorm) is an operation without a channel rule"),
+        (WithLayerNorm(), (1, 6), "norm (LayerNorm) normalises channels together"),
         (WithSigmoid(), (1, 6), "removing it would leave a constant at the input of out"),
         (WithFixedSize(), (1, 3, 2, 2), "view to a size that is fixed in the code"),
     ],

@@ -140,7 +140,13 @@ def multiplying(flow: Propagation, node: fx.Node, inputs: list[Value], result: T
     if any(isinstance(number, fx.Node) for number in _numbers(flow, node)):
         flow.lock(ids, f"{title(flow, node)} with a size that may change")
     factors = inputs
-    if node.target in (operator.truediv, operator.itruediv, torch.div, "div", "div_"):  # only the numerator's zeros count
+    if node.target in (
+        operator.truediv,
+        operator.itruediv,
+        torch.div,
+        "div",
+        "div_",
+    ):  # only the numerator's zeros count
         first = node.args[0] if node.args else node.kwargs.get("input")
         factors = [v for v in inputs if isinstance(first, fx.Node) and v is flow.values[first]]
         for value in inputs:

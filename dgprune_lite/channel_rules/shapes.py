@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dgprune_lite.channel_ids import FIXED, Propagation, Size, Value, squeeze_constant, values_of, varies
+from dgprune_lite.channel_ids import (
+    FIXED,
+    Propagation,
+    Size,
+    Value,
+    squeeze_constant,
+    values_of,
+    varies,
+)
 from dgprune_lite.channel_rules.elementwise import multiplying
 from dgprune_lite.channel_rules.registry import argument, fixed, on_ids, rule, spread, title
 
