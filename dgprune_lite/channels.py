@@ -240,7 +240,7 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
         for name, r in flow.records.items()
         if r.kind in ("conv", "linear")
     }
-    members = _members(producers, why)
+    members = _members(producers, why, len(root))
     groups, unit_of_root, start, seen = {}, np.full(len(root), -1), 0, Counter[str]()
     for layer_names, filters in members.items():
         first = layer_names[0]
@@ -266,11 +266,12 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
     skipped, partly = {}, {}
     for name, roots in producers.items():
         fixed = int((layers[name].out_units < 0).sum())
-        reason = next((why[r] for r in roots.tolist() if r in why), _OF_THE_INPUT)
-        if fixed == len(roots):
-            skipped[name] = reason
-        elif fixed:
-            partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
+        if fixed:
+            reason = next((why[r] for r in roots.tolist() if r in why), _OF_THE_INPUT)
+            if fixed == len(roots):
+                skipped[name] = reason
+            else:
+                partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
     for name, module in model.named_modules():  # parameters that no rule knows of
         if name not in layers and any(True for _ in module.parameters(recurse=False)):
             skipped[name] = _unknown(module)
@@ -288,20 +289,26 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
 
 
 def _members(
-    producers: Mapping[str, np.ndarray], why: dict[int, str]
-) -> dict[tuple[str, ...], list[int]]:
+    producers: Mapping[str, np.ndarray], why: dict[int, str], ids: int
+) -> dict[tuple[str, ...], np.ndarray]:
     """The free filters by the layers that make them; a group's only filter must stay."""
-    makers: dict[int, tuple[str, ...]] = {}
+    made_by = np.zeros(ids, dtype=np.int64)  # number of an entry of `makers`
+    makers: list[tuple[str, ...]] = [()]
     for name, roots in producers.items():
-        for r in dict.fromkeys(roots.tolist()):
-            makers[r] = (*makers.get(r, ()), name)
-    members: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for r, names in makers.items():
-        if r != FIXED and r not in why:
-            members[names].append(r)
-    for together in [group for group, filters in members.items() if len(filters) == 1]:
-        (only,) = members.pop(together)
-        why[only] = f"all channels of {', '.join(together)} that go together make up one filter"
+        before, place = np.unique(made_by[roots], return_inverse=True)
+        made_by[roots] = len(makers) + place
+        makers += [(*makers[number], name) for number in before]
+    free = np.concatenate([*producers.values(), np.array([FIXED])])
+    free = free[np.sort(np.unique(free, return_index=True)[1])]  # in the network's order
+    free = free[~np.isin(free, [FIXED, *why])]
+    members = {}
+    for number in dict.fromkeys(made_by[free].tolist()):
+        filters = free[made_by[free] == number]
+        if len(filters) > 1:
+            members[makers[number]] = filters
+        else:
+            together = ", ".join(makers[number])
+            why[int(filters[0])] = f"all channels of {together} that go together make up one filter"
     return members
 
 

@@ -6,6 +6,7 @@ What goes is decided in ``pruning.py``; here it is done, on a copy or in place.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,10 @@ def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
     for name, cut in cuts.items():
         memo.update((id(whole), part) for whole, part in _smaller(modules[name], cut))
+    for module in modules.values():  # a module has some ten empty dicts, slow to copy
+        for own in vars(module).values():
+            if type(own) in (dict, OrderedDict) and not own:
+                memo[id(own)] = type(own)()
     small = copy.deepcopy(model, memo)
     for name, cut in cuts.items():
         _set_sizes(small.get_submodule(name), cut)
