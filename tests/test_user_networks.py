@@ -276,6 +276,45 @@ def test_parameters_that_are_not_a_layers_own_are_left_alone():
     assert "is computed from other tensors" in graph.skipped["0"]
 
 
+def test_transposed_convolutions_are_scored_by_what_they_make():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        conv(3, 4),
+        nn.ConvTranspose2d(4, 6, 2, groups=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(486, 5),
+    ).double()
+    graph = dg.trace_channels(net, IMAGES)
+    assert graph.layers["1"].weight_shape == (4, 3, 2, 2)
+    assert graph.totals()[1] == 64 * (3 * 4 * 9) + 64 * (4 * 3 * 4) + 486 * 5
+    weight = net[1].weight.detach()  # (inputs, outputs of a group, height, width)
+    sums = torch.cat([weight[:2].abs().sum((0, 2, 3)), weight[2:].abs().sum((0, 2, 3))])  # (6,)
+    expected = sums[:3] + sums[3:]  # offsets of both groups go together
+    torch.testing.assert_close(dg.score("l1", net, graph)["1"], expected)
+    data = {"a": TensorDataset(IMAGES, LABELS)}
+    first, fisher = (dg.domain_statistics(net, graph, data, order=o) for o in ("first", "fisher"))
+    torch.testing.assert_close(first.gradient, fisher.gradient)
+    plan = dg.plan_pruning(graph, dg.score("l1", net, graph), 0.5)
+    assert dg.check_exact(net, plan.apply(net), plan, graph, IMAGES) < 1e-12
+
+
+def test_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.out = conv(3, 6), conv(2, 6), nn.Linear(6, 4)
+
+        def forward(self, x, y):
+            return self.out((self.a(x) * self.b(y).sigmoid()).mean((2, 3)))
+
+    net, inputs = Two().double(), (IMAGES, IMAGES[:, :2])
+    graph = dg.trace_channels(net, inputs)
+    assert graph.groups["a"].producers == ("a", "b")
+    plan = dg.plan_pruning(graph, dg.score("l1", net, graph), 0.5)
+    assert dg.check_exact(net, plan.apply(net), plan, graph, inputs) < 1e-12
+
+
 def test_modules_without_a_rule_are_named():
     net = nn.Sequential(conv(3, 4), nn.Flatten(2), nn.GRU(64, 4))
     skipped = dg.trace_channels(net, IMAGES.float()).skipped

@@ -245,6 +245,8 @@ def indexing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any)
     if not value.carries:
         return fixed(result)
     index = fx.map_arg(index, lambda n: flow.env[n])
+    if any(part.is_meta for part in values_of([index], Tensor)):
+        raise ValueError("an index that is made of numbers")  # follow again, with numbers
     ids = value.ids[index]
     if any(isinstance(part, Tensor) and part.ndim > 1 for part in values_of([index], Tensor)):
         flow.lock(value.ids, "indexing by a mask of several axes")
