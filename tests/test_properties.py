@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from networks import assert_same, fingerprint
 from torch import nn
@@ -262,9 +262,13 @@ seen_both: list[bool] = []  # whether two plans in a row were one plan
     deadline=None,
     derandomize=True,
     database=None,
-    phases=[Phase.generate],  # recipes are short, and making them shorter takes minutes
+    phases=[
+        Phase.explicit,
+        Phase.generate,
+    ],  # recipes are short, and making them shorter takes minutes
     suppress_health_check=list(HealthCheck),
 )
+@example(2, [("through_a_view", 0, 1)], [0], 0, 0.5)
 @given(st.integers(1, 3), RECIPES, HEADS, st.integers(0, 99), st.sampled_from([0.3, 0.5, 0.8]))
 def check_network(dims, recipe, heads, seed, ratio):
     model = random_network(dims, recipe, heads, seed)
