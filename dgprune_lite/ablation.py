@@ -2,7 +2,8 @@
 
 Activations are computed once. For each filter only what lies behind its gate is computed again,
 and the first layers that read it are not even run: they are linear, so leaving out a channel
-subtracts that channel's contribution from the output already known.
+subtracts that channel's contribution from the output already known. Networks whose activations
+cannot be told apart so (changed through views, channels on the batch axis) are run as a whole.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dgprune_lite.channel_ids import squeeze_constant
-from dgprune_lite.channels import ChannelGraph, symbolic_trace
+from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.following import symbolic_graph
 
 
 def ablated_losses(
@@ -37,8 +38,10 @@ def ablated_losses(
     Returns:
         float64 (filters,), on the CPU.
     """
+    attributes = set(vars(model))
     with torch.no_grad():
-        ablation = _Ablation(symbolic_trace(model), graph)
+        kind = _Ablation if graph.node_units else _WholeRuns
+        ablation = kind(model, symbolic_graph(model), graph)
         ablation.run(images.clone())  # some networks normalise their input in place
         losses = []
         for unit in range(graph.num_filters) if filters is None else filters:
@@ -46,19 +49,21 @@ def ablated_losses(
             if logits.dtype in (torch.float16, torch.bfloat16):
                 logits = logits.float()
             losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum().cpu())
+    for name in set(vars(model)) - attributes:  # constants of the code that torch.fx stored
+        delattr(model, name)
     return torch.stack(losses)
 
 
 class _Ablation(fx.Interpreter):
     """Keeps all activations of one batch and recomputes what a missing filter changes."""
 
-    def __init__(self, module: fx.GraphModule, graph: ChannelGraph):
-        _rebind(module.graph, graph.rebound)
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(self, model: nn.Module, code: fx.Graph, graph: ChannelGraph):
+        _rebind(code, graph.rebound)
+        super().__init__(model, garbage_collect_values=False, graph=code)
         self.channels = graph
-        self.order = list(module.graph.nodes)
+        self.order = list(code.nodes)
         self.carried = {
-            node: set(squeeze_constant(units).unique().tolist()) - {-1}
+            node: set(units.unique().tolist()) - {-1}
             for node in self.order
             if (units := graph.node_units.get(node.name)) is not None
         }
@@ -112,7 +117,7 @@ class _Ablation(fx.Interpreter):
         before, value = self.env[source], self.env[node]
         if layer.kind == "linear":
             part = before[..., columns] @ module.weight[:, columns].T
-        elif module.groups == 1:
+        elif module.groups == 1 and not module.transposed:
             part = module._conv_forward(before[:, columns], module.weight[:, columns], None)
         else:
             return self._compute(node, {source: self._masked(source, before, unit)})
@@ -135,6 +140,33 @@ class _Ablation(fx.Interpreter):
             return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))
         name = getattr(node.target, "__name__", str(node.target))
         return name.startswith("i") or name.endswith("_") or bool(node.kwargs.get("inplace"))
+
+
+class _WholeRuns(fx.Interpreter):
+    """Runs the whole network for each missing filter, its gates at 0."""
+
+    def __init__(self, model: nn.Module, code: fx.Graph, graph: ChannelGraph):
+        super().__init__(model, graph=code)
+        self.channels = graph
+        self.unit = -2  # the filter that is missing; none
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        (self.images,) = args
+        return None
+
+    def logits_without(self, unit: int) -> Tensor:
+        """The network's output with one filter's gate at 0."""
+        self.unit = unit
+        return super().run(self.images.clone())
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        result = super().call_module(target, args, kwargs)
+        if target in self.channels.gates:
+            layer = self.channels.layers[target]
+            missing = torch.from_numpy(layer.out_units == self.unit).to(result.device)
+            axes = 0 if layer.kind == "linear" else result.ndim - 2
+            result = result.masked_fill(missing.reshape(-1, *[1] * axes), 0)
+        return result
 
 
 def _rebind(graph: fx.Graph, names: frozenset[str]) -> None:

@@ -1,20 +1,25 @@
 """Channel ids: the bookkeeping behind ``channels.py``.
 
 Every activation carries an int64 tensor of its own shape that says, element by element, which
-channel the element belongs to. Ids that must stand and fall together are united (union-find);
-ids that cannot be removed exactly are locked, with the reason. Along axes on which ids do not
-vary the tensor is expanded (stride 0), so a feature map costs one number a channel.
+channel the element belongs to. Ids that must stand and fall together are united; ids that cannot
+be removed exactly are locked, with the reason. Along axes on which ids do not vary the tensor is
+expanded (stride 0), so a feature map costs one number a channel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 FIXED = 0  # the id of everything that is not a removable channel (images, constants)
+
+Kind = Literal["conv", "linear", "norm", "activation"]
 
 
 @dataclass
@@ -31,7 +36,27 @@ class Value:
 
     @property
     def carries(self) -> bool:
-        return bool((squeeze_constant(self.ids) != FIXED).any())
+        return bool(squeeze_constant(self.ids).any())
+
+
+@dataclass
+class Size:
+    """A number in the network's code that shrinks with channels: ``factor`` times their number."""
+
+    ids: Tensor  # int64 (channels,)
+    factor: Fraction = Fraction(1)
+
+
+@dataclass
+class Record:
+    """What is known of one layer while the network is followed; see ``channels.Layer``."""
+
+    kind: Kind
+    out: Tensor  # int64 (output channels,)
+    into: Tensor | None  # int64 (entries of the weight's input axis,)
+    weight_shape: tuple[int, ...]
+    has_bias: bool
+    positions: int
 
 
 def squeeze_constant(ids: Tensor) -> Tensor:
@@ -51,40 +76,56 @@ def varies(ids: Tensor, axis: int) -> bool:
 
 
 class Propagation(fx.Interpreter):
-    """Runs a traced network and keeps the ids of its activations; the rules act on this."""
+    """Runs a traced network and keeps the ids of its activations; the rules act on this.
 
-    def __init__(self, module: fx.GraphModule):
-        super().__init__(module)
-        self.values: dict[fx.Node, Any] = {}  # Value, tuple of Values, or None (not a tensor)
-        self.parent = [FIXED]  # union-find over ids
-        self.reasons: dict[int, str] = {}  # locked id to why
-        self.records: dict[str, dict[str, Any]] = {}  # one a layer, see `layer`
-        self.used_gates: dict[str, None] = {}
-        self.rebound: set[str] = set()  # names of nodes that change their input in place
-        self.read: set[int] = set()  # parameters that the network's own code reads
+    A second graph of the same network (``first`` given) goes on with the ids and layers of the
+    first, as if all its modules were called again.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph, first: Propagation | None = None):
+        super().__init__(module, graph=graph)
+        self.values: dict[fx.Node, Any] = {}  # Value, Size, tuple of these, or None
+        self.known: Propagation = first or self  # whose ids and layers these are
+        if first is None:
+            self.count = 1  # ids made so far, with FIXED
+            self.pairs: list[Tensor] = []  # ids that are one, int64 (pairs, 2)
+            self.reasons: dict[int, str] = {}  # locked id to why
+            self.records: dict[str, Record] = {}  # by module name, see `layer`
+            self.used_gates: dict[str, None] = {}
+            self.read: set[int] = set()  # parameters that the network's own code reads
 
     # --- ids -----------------------------------------------------------------------------
 
     def fresh(self, count: int) -> Tensor:
-        start = len(self.parent)
-        self.parent.extend(range(start, start + count))
-        return torch.arange(start, start + count)
+        known = self.known
+        known.count += count
+        return torch.arange(known.count - count, known.count)
 
-    def find(self, i: int) -> int:
-        while self.parent[i] != i:
-            self.parent[i] = self.parent[self.parent[i]]
-            i = self.parent[i]
-        return i
+    def roots(self) -> np.ndarray:
+        """For every id the lowest of those united with it, int64 (ids,)."""
+        root = np.arange(self.known.count)
+        if not self.known.pairs:
+            return root
+        a, b = torch.cat(self.known.pairs).numpy().T
+        while True:
+            low = np.minimum(root[a], root[b])
+            if (low == root[a]).all() and (low == root[b]).all():
+                return root
+            np.minimum.at(root, root[a], low)
+            np.minimum.at(root, root[b], low)
+            while (root[root] != root).any():
+                root = root[root]
 
     def unite(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Unite ids pair by pair; ``reason`` is why ids paired with FIXED cannot be removed."""
         pairs = torch.stack([a.reshape(-1), b.reshape(-1)], 1)
-        for i, j in dict.fromkeys(map(tuple, pairs[pairs[:, 0] != pairs[:, 1]].tolist())):
-            if FIXED in (i, j):
-                self.reasons.setdefault(i or j, reason)
-            else:
-                low, high = sorted((self.find(i), self.find(j)))
-                self.parent[high] = low
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        fixed = (pairs == FIXED).any(1)
+        if bool(fixed.any()):
+            self.lock(pairs[fixed], reason)
+            pairs = pairs[~fixed]
+        if len(pairs):
+            self.known.pairs.append(pairs)
 
     def unite_along(self, ids: Tensor, axis: int, reason: str) -> None:
         """Unite all ids that differ only in their position on ``axis``."""
@@ -95,7 +136,7 @@ class Propagation(fx.Interpreter):
     def lock(self, ids: Tensor, reason: str) -> None:
         for i in squeeze_constant(ids).unique().tolist():
             if i != FIXED:
-                self.reasons.setdefault(i, reason)
+                self.known.reasons.setdefault(i, reason)
 
     def channel_ids(self, ids: Tensor, axis: int) -> Tensor:
         """The ids along ``axis``; channels that meet at one index of it are united."""
@@ -105,41 +146,58 @@ class Propagation(fx.Interpreter):
                 ids = ids.narrow(other, 0, 1)
         return ids.reshape(-1)
 
+    def follows(self, ids: Tensor, size: Size, title: str) -> bool:
+        """Whether an axis with these ids always is as long as ``size`` says; unites if it helps."""
+        root = torch.from_numpy(self.roots())
+        have, want = (part.sort().values for part in (root[ids], root[size.ids]))
+        have = have.repeat_interleave(size.factor.denominator)
+        want = want.repeat_interleave(size.factor.numerator)
+        if torch.equal(have, want):
+            return True
+        if size.factor == 1 and len(ids) == len(size.ids):
+            self.unite(ids, size.ids, f"{title} to a size that is fixed elsewhere")
+            return True
+        return False
+
     # --- layers --------------------------------------------------------------------------
 
     def consume(self, name: str, value: Value, axis: int) -> Tensor:
         """Ids that a layer reads along ``axis``; they must be exactly zero once gated."""
         if not value.zero:
             self.lock(value.ids, f"removing it would leave a constant at the input of {name}")
-        self.used_gates.update(dict.fromkeys(sorted(value.gates)))
+        self.known.used_gates.update(dict.fromkeys(sorted(value.gates)))
         return self.channel_ids(value.ids, axis)
 
     def layer(
-        self,
-        name: str,
-        kind: str,
-        module: nn.Module,
-        out_ids: Tensor,
-        in_ids: Tensor | None,
-        positions: int,
+        self, name: str, kind: Kind, out: Tensor, into: Tensor | None = None, positions: int = 0
     ) -> Tensor:
         """Record a layer's ids; a module that is called again unites with its first call."""
-        record = self.records.get(name)
+        if self is not self.known:
+            positions = 0  # costs are those of the first graph
+        record = self.known.records.get(name)
         if record is None:
+            module = self.fetch_attr(name)
             weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
             shape = () if weight is None else tuple(weight.shape)
-            self.records[name] = {
-                "kind": kind,
-                "out": out_ids,
-                "into": in_ids,
-                "positions": positions,
-                "weight_shape": shape,
-                "has_bias": bias is not None,
-            }
-            return out_ids
+            has_bias = bias is not None
+            self.known.records[name] = Record(kind, out, into, shape, has_bias, positions)
+            return out
         shared = f"{name} is shared, and elsewhere these channels are fixed"
-        self.unite(record["out"], out_ids, shared)
-        if in_ids is not None:
-            self.unite(record["into"], in_ids, shared)
-        record["positions"] += positions
-        return record["out"]
+        self.unite(record.out, out, shared)
+        if into is not None and record.into is not None:
+            self.unite(record.into, into, shared)
+        record.positions += positions
+        return record.out
+
+
+def values_of(items: Iterable[Any], kind: type) -> list[Any]:
+    """All entries of one kind (Value or Size), also those inside tuples."""
+    found = []
+    for item in items:
+        if isinstance(item, kind):
+            found.append(item)
+        elif isinstance(item, (tuple, list)):
+            found += values_of(item, kind)
+        elif isinstance(item, dict):
+            found += values_of(item.values(), kind)
+    return found

@@ -1,30 +1,29 @@
 """Which filters stand and fall together.
 
-The network is traced with ``torch.fx`` and run once on an example while every activation
-carries, element by element, the *id* of the channel it belongs to. Convolutions and linear layers
-make fresh ids, shape operations move ids about, additions unite them (``channel_rules.py`` holds
-one short rule per operation). Connected ids are one *filter* that can only be kept or removed
-whole; filters that share the same producing layers form a *filter group*. All that surgery needs
-(which rows of which weight go) is then read off the ids.
+The network is traced with ``torch.fx`` and followed on the shapes of an example while every
+activation carries, element by element, the *id* of the channel it belongs to. Convolutions and
+linear layers make fresh ids, shape operations move ids about, additions unite them
+(``channel_rules`` holds one short rule per operation). Connected ids are one *filter* that can
+only be kept or removed whole; filters that share the same producing layers form a *filter group*.
+All that surgery needs (which rows of which weight go) is then read off the ids.
 
 What this module does not do: it never changes the model, and it knows nothing of scores.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from dgprune_lite.channel_ids import FIXED, Propagation, Value, squeeze_constant
-from dgprune_lite.channel_rules import apply_rule
-from dgprune_lite.running import evaluating
+from dgprune_lite.channel_ids import FIXED, Kind, Value, squeeze_constant
+from dgprune_lite.channel_rules.layers import LAYERS
+from dgprune_lite.following import Following, follow
 
 
 @dataclass(frozen=True)
@@ -32,24 +31,25 @@ class Layer:
     """A module with parameters along channel axes.
 
     ``out_units[i]`` is the filter that output channel i belongs to, -1 where it is fixed.
-    ``in_units[j]`` is the same for entry j of the weight's input axis; None for BatchNorm and
-    depthwise convolutions, whose input goes with their output.
+    ``in_units[j]`` is the same for entry j of the weight's input axis, see
+    :func:`filters_first`; None for depthwise convolutions, normalisations and activations with a
+    slope a channel, whose input goes with their output.
     """
 
     name: str
-    kind: Literal["conv", "linear", "norm"]
+    kind: Kind
     out_units: np.ndarray
     in_units: np.ndarray | None
-    weight_shape: tuple[int, ...]  # () for a BatchNorm without affine parameters
+    weight_shape: tuple[int, ...]  # () for a normalisation without scale and shift
     has_bias: bool
-    positions: int  # outputs per channel and image, over all calls: what MACs multiply by
+    positions: int  # places where the kernel is applied to one image, over all calls
 
     def widths(self, removed: np.ndarray) -> tuple[int, int]:
         """Entries left on the output and the weight's input axis; ``removed``: bool (filters,)."""
         rows = int(keep_mask(self.out_units, removed).sum())
         if self.in_units is not None:
             return rows, int(keep_mask(self.in_units, removed).sum())
-        return rows, self.weight_shape[1] if len(self.weight_shape) > 1 else 1
+        return rows, 1
 
     def size(self, removed: np.ndarray) -> tuple[int, int]:
         """Parameters and multiply-accumulates per image that are left."""
@@ -58,8 +58,7 @@ class Layer:
             return 0, 0
         kernel = int(np.prod(self.weight_shape[2:], dtype=np.int64))
         weights = rows * columns * kernel
-        macs = 0 if self.kind == "norm" else weights * self.positions
-        return weights + rows * self.has_bias, macs
+        return weights + rows * self.has_bias, weights * self.positions
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,11 @@ class ChannelGraph:
         groups: Name to :class:`FilterGroup`, in the network's order.
         skipped: Module name to the reason why none of its filters can be removed.
         layers: Name to :class:`Layer`, in the network's order.
-        gates: Modules on whose output the filters' gates sit: the last BatchNorm, or the
-            convolution or linear layer where none follows, before the filters are used.
+        gates: Modules on whose output the filters' gates sit: the last BatchNorm (or another
+            normalisation of single channels), or the convolution or linear layer where none
+            follows, before the filters are used.
         parameters: Number of parameters of the whole model.
+        partly: Module name to how many of its channels must stay, and why, where others can go.
     """
 
     groups: dict[str, FilterGroup]
@@ -98,8 +99,9 @@ class ChannelGraph:
     layers: dict[str, Layer]
     gates: tuple[str, ...]
     parameters: int
-    node_units: dict[str, Tensor] = field(repr=False)  # fx node to units, shape of one image
+    node_units: dict[str, Tensor] = field(repr=False)  # fx node to units, as broadcast to it
     rebound: frozenset[str] = field(repr=False)  # fx nodes that change their input in place
+    partly: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_filters(self) -> int:
@@ -158,16 +160,20 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     """Find the filters of ``model`` that can be removed exactly, and what goes with each.
 
     Args:
-        model: Any network that ``torch.fx.symbolic_trace`` can follow. It is run once in eval
-            mode without gradients and left as it was.
+        model: Any network that ``torch.fx`` can follow. It is not run itself, only a copy
+            without weights; hooks on it are not followed. Where it has more layers in training
+            than in evaluation (auxiliary heads), these are followed, too.
         example_inputs: One input batch, such as float32 (1, 3, 28, 28), or a tuple of several.
+            Only shapes and dtypes count.
 
     Returns:
         The :class:`ChannelGraph`. Layers that cannot lose a filter exactly are in ``skipped``
         with the reason.
 
     Raises:
-        ValueError: The model cannot be traced (names the place) or does not accept the example.
+        TypeError: The example is no tensor or tuple of tensors.
+        ValueError: The model cannot be traced (names the place), cannot be copied, or does not
+            accept the example.
 
     Source: our construction (chapter 3); the idea of dependency groups is in Fang et al. 2023,
     "DepGraph", there found by rules on pairs of layers.
@@ -183,139 +189,135 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     if not all(isinstance(value, Tensor) for value in inputs):
         kinds = ", ".join(type(value).__name__ for value in inputs)
         raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {kinds}")
-    with evaluating(model):
-        propagation = _Tracing(symbolic_trace(model))
-        try:
-            with torch.no_grad():
-                propagation.run(*(value.clone() for value in inputs))
-        except Exception as error:
-            shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-            raise ValueError(
-                f"{type(model).__name__} does not run on example_inputs of shape {shapes}: "
-                + str(error).split("\n")[0]
-            ) from error
-    return propagation.channel_graph(model)
+    flow = follow(model, inputs)
+    _lock_tensors_of_others(flow)
+    return _read_off(flow, model)
 
 
-def symbolic_trace(model: nn.Module) -> fx.GraphModule:
-    """``torch.fx.symbolic_trace`` with an error that names the place it cannot follow."""
-    try:
-        return fx.symbolic_trace(model)
-    except Exception as error:
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if "torch/fx" not in frame.filename.replace("\\", "/")
-            and frame.name != "symbolic_trace"
-        ]
-        place = f" at {frames[-1].name}(): `{frames[-1].line}`" if frames else ""
-        raise ValueError(
-            f"torch.fx cannot trace {type(model).__name__}{place}: {error}. Move what depends on "
-            "the data (if, for, len) out of forward, or into a function marked with torch.fx.wrap"
-        ) from error
+def filters_first(module: nn.Module, tensor: Tensor) -> Tensor:
+    """View a layer's weight as (outputs, inputs of a group, ...), also a transposed convolution's.
+
+    Tensors with one axis, such as a bias, stay as they are.
+    """
+    if tensor.ndim > 1 and isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return tensor.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return tensor
 
 
-class _Tracing(Propagation):
-    """Runs the network on real tensors and, beside it, the rules on ids."""
+def _lock_tensors_of_others(flow: Following) -> None:
+    """Lock layers whose weight or bias is computed, shared or read by somebody else."""
+    modules = dict(flow.module.named_modules())
+    owners: dict[int, set[int]] = defaultdict(set)
+    for module in modules.values():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].add(id(module))
+    for name, record in flow.records.items():
+        for key in ("weight", "bias"):
+            tensor = getattr(modules[name], key, None)
+            if tensor is None:
+                continue
+            reason = None
+            if modules[name]._parameters.get(key) is None:
+                reason = f"its {key} is computed from other tensors (a parametrization?)"
+            elif len(owners[id(tensor)]) > 1:
+                reason = f"its {key} belongs to another module, too"
+            elif id(tensor) in flow.read:
+                reason = f"its {key} is read outside of the layer, too"
+            if reason:
+                flow.lock(record.out, f"{name}: {reason}")
+                if record.into is not None:
+                    flow.lock(record.into, f"{name}: {reason}")
 
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        self.values[n] = apply_rule(self, n, result)
-        for source in n.all_input_nodes:  # changed in place: from here on it is the result
-            if isinstance(result, Tensor) and self.env[source] is result:
-                self.values[source] = self.values[n]
-                self.rebound.add(n.name)
-        return result
 
-    def lock_tensors_of_others(self) -> None:
-        """Lock layers whose weight or bias is computed, shared or read by somebody else."""
-        modules = dict(self.module.named_modules())
-        owners: dict[int, set[int]] = defaultdict(set)
-        for module in modules.values():
-            for parameter in module.parameters(recurse=False):
-                owners[id(parameter)].add(id(module))
-        for name, record in self.records.items():
-            for key in ("weight", "bias"):
-                tensor = getattr(modules[name], key, None)
-                if tensor is None:
-                    continue
-                reason = None
-                if modules[name]._parameters.get(key) is None:
-                    reason = f"its {key} is computed from other tensors (a parametrization?)"
-                elif len(owners[id(tensor)]) > 1:
-                    reason = f"its {key} belongs to another module, too"
-                elif id(tensor) in self.read:
-                    reason = f"its {key} is read outside of the layer, too"
-                if reason:
-                    self.lock(record["out"], f"{name}: {reason}")
-                    if record["into"] is not None:
-                        self.lock(record["into"], f"{name}: {reason}")
+def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
+    """Groups, gates and layers, as the ids say."""
+    root = flow.roots()
+    why: dict[int, str] = {}
+    for i, reason in flow.reasons.items():
+        why.setdefault(int(root[i]), reason)
+    producers = {
+        name: root[r.out.numpy()]
+        for name, r in flow.records.items()
+        if r.kind in ("conv", "linear")
+    }
+    members = _members(producers, why, len(root))
+    groups, unit_of_root, start, seen = {}, np.full(len(root), -1), 0, Counter[str]()
+    for layer_names, filters in members.items():
+        first = layer_names[0]
+        seen[first] += 1
+        name = first if seen[first] == 1 else f"{first}#{seen[first]}"
+        groups[name] = FilterGroup(name, start, len(filters), layer_names)
+        unit_of_root[filters] = np.arange(start, start + len(filters))
+        start += len(filters)
+    unit = torch.from_numpy(unit_of_root[root])  # id to filter, -1 where fixed
 
-    def channel_graph(self, model: nn.Module) -> ChannelGraph:
-        """Read groups, gates and layers off the ids."""
-        self.lock_tensors_of_others()
-        root = np.array([self.find(i) for i in range(len(self.parent))])
-        why: dict[int, str] = {}
-        for i, reason in self.reasons.items():
-            why.setdefault(int(root[i]), reason)
-        producers = {
-            n: root[r["out"].numpy()] for n, r in self.records.items() if r["kind"] != "norm"
-        }
-        makers: dict[int, list[str]] = defaultdict(list)
-        for name, roots in producers.items():
-            for r in dict.fromkeys(roots.tolist()):
-                if r != FIXED and r not in why:
-                    makers[r].append(name)
-        members: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        for r, names in makers.items():
-            members[tuple(names)].append(r)
-
-        groups, unit_of_root, start, seen = {}, np.full(len(root), -1), 0, Counter[str]()
-        for layer_names, filters in members.items():
-            first = layer_names[0]
-            seen[first] += 1
-            name = first if seen[first] == 1 else f"{first}#{seen[first]}"
-            groups[name] = FilterGroup(name, start, len(filters), layer_names)
-            unit_of_root[filters] = np.arange(start, start + len(filters))
-            start += len(filters)
-        unit = torch.from_numpy(unit_of_root[root])  # id to filter, -1 where fixed
-
-        layers = {
-            name: Layer(
-                name=name,
-                kind=r["kind"],
-                out_units=unit[r["out"]].numpy(),
-                in_units=None if r["into"] is None else unit[r["into"]].numpy(),
-                weight_shape=r["weight_shape"],
-                has_bias=r["has_bias"],
-                positions=r["positions"],
-            )
-            for name, r in self.records.items()
-        }
-        skipped = {
-            name: next(
-                (why[r] for r in roots.tolist() if r in why),
-                "it filters channels of the input, which stay",
-            )
-            for name, roots in producers.items()
-            if (layers[name].out_units < 0).all()
-        }
-        for name, module in model.named_modules():  # parameters that no rule knows of
-            if name not in layers and any(True for _ in module.parameters(recurse=False)):
-                title = type(module).__name__
-                skipped[name] = f"{title} is a kind of module whose channels are not followed"
-        node_units = {
-            node.name: _look_up(unit, value.ids[0] if value.ids.ndim else value.ids)
-            for node, value in self.values.items()
-            if isinstance(value, Value)
-        }
-        gates = tuple(name for name in self.used_gates if (layers[name].out_units >= 0).any())
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return ChannelGraph(
-            groups, skipped, layers, gates, parameters, node_units, frozenset(self.rebound)
+    layers = {
+        name: Layer(
+            name=name,
+            kind=r.kind,
+            out_units=unit[r.out].numpy(),
+            in_units=None if r.into is None else unit[r.into].numpy(),
+            weight_shape=r.weight_shape,
+            has_bias=r.has_bias,
+            positions=r.positions,
         )
+        for name, r in flow.records.items()
+    }
+    skipped, partly = {}, {}
+    for name, roots in producers.items():
+        fixed = int((layers[name].out_units < 0).sum())
+        if fixed:
+            reason = next((why[r] for r in roots.tolist() if r in why), _OF_THE_INPUT)
+            if fixed == len(roots):
+                skipped[name] = reason
+            else:
+                partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
+    for name, module in model.named_modules():  # parameters that no rule knows of
+        if name not in layers and any(True for _ in module.parameters(recurse=False)):
+            skipped[name] = _unknown(module)
+    gates = tuple(name for name in flow.used_gates if (layers[name].out_units >= 0).any())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    units = {
+        node.name: unit[squeeze_constant(value.ids)]
+        for node, value in flow.values.items()
+        if isinstance(value, Value)
+    }
+    if flow.through_views or any(len(u) > 1 for u in units.values() if u.ndim):
+        units = {}  # there is no telling them apart image by image
+    rebound = frozenset(flow.rebound)
+    return ChannelGraph(groups, skipped, layers, gates, parameters, units, rebound, partly)
 
 
-def _look_up(table: Tensor, ids: Tensor) -> Tensor:
-    """``table[ids]`` that stays expanded where ``ids`` is."""
-    return table[squeeze_constant(ids)].expand(ids.shape)
+def _members(
+    producers: Mapping[str, np.ndarray], why: dict[int, str], ids: int
+) -> dict[tuple[str, ...], np.ndarray]:
+    """The free filters by the layers that make them; a group's only filter must stay."""
+    made_by = np.zeros(ids, dtype=np.int64)  # number of an entry of `makers`
+    makers: list[tuple[str, ...]] = [()]
+    for name, roots in producers.items():
+        before, place = np.unique(made_by[roots], return_inverse=True)
+        made_by[roots] = len(makers) + place
+        makers += [(*makers[number], name) for number in before]
+    free = np.concatenate([*producers.values(), np.array([FIXED])])
+    free = free[np.sort(np.unique(free, return_index=True)[1])]  # in the network's order
+    free = free[~np.isin(free, [FIXED, *why])]
+    members = {}
+    for number in dict.fromkeys(made_by[free].tolist()):
+        filters = free[made_by[free] == number]
+        if len(filters) > 1:
+            members[makers[number]] = filters
+        else:
+            together = ", ".join(makers[number])
+            why[int(filters[0])] = f"all channels of {together} that go together make up one filter"
+    return members
+
+
+_OF_THE_INPUT = "it filters channels of the input, which stay"
+
+
+def _unknown(module: nn.Module) -> str:
+    """Why a module with parameters is not among the layers."""
+    kind = type(module).__name__
+    if isinstance(module, (*LAYERS,)):
+        return f"this {kind} is not called as a module, or not in evaluation; its MACs are left out"
+    return f"{kind} is a kind of module whose channels are not followed; its MACs are left out"

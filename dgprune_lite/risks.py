@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dgprune_lite.ablation import ablated_losses
-from dgprune_lite.channels import ChannelGraph, misfit
+from dgprune_lite.channels import ChannelGraph, filters_first, misfit
 from dgprune_lite.domains import batches
 from dgprune_lite.running import evaluating, layout_for
 
@@ -275,21 +275,22 @@ def _gate_gradient(
     A gate multiplies a layer's output, as does a common factor on its weight and bias, so
     ∂R/∂z_m = Σ γ·∂R/∂γ + β·∂R/∂β over the filter's channels (w and b for a bare layer).
     """
-    sources: list[tuple[Tensor, Tensor]] = []  # units of its channels, parameter
+    sources: list[tuple[Tensor, nn.Module, Tensor]] = []  # units of its channels, parameter
     for name in graph.gates:
-        units = torch.from_numpy(graph.layers[name].out_units)
-        found = list(model.get_submodule(name).parameters(recurse=False))
+        units, module = torch.from_numpy(graph.layers[name].out_units), model.get_submodule(name)
+        found = list(module.parameters(recurse=False))
         if not found:  # a BatchNorm without scale and shift: only real gates will do
             losses, per_image = gate_gradients_per_image(model, graph, images, labels, where=where)
             return losses, per_image.sum(0)
-        sources += [(units, parameter) for parameter in found]
-    with _gradients_for(model, [parameter for _, parameter in sources]), torch.enable_grad():
+        sources += [(units, module, parameter) for parameter in found]
+    with _gradients_for(model, [parameter for *_, parameter in sources]), torch.enable_grad():
         losses = _losses(model, images, labels, where)
-        gradients = torch.autograd.grad(losses.sum(), [t for _, t in sources], allow_unused=True)
+        gradients = torch.autograd.grad(losses.sum(), [t for *_, t in sources], allow_unused=True)
     total = torch.zeros(graph.num_filters, dtype=torch.float64)
-    for (units, tensor), gradient in zip(sources, gradients, strict=True):
+    for (units, module, tensor), gradient in zip(sources, gradients, strict=True):
         if gradient is not None:
-            per_channel = (tensor.detach().double() * gradient).reshape(len(units), -1).sum(1)
+            product = filters_first(module, tensor.detach().double() * gradient)
+            per_channel = product.reshape(len(units), -1).sum(1)
             total.index_add_(0, units[units >= 0], per_channel.cpu()[units >= 0])
     return losses.detach().double(), total
 

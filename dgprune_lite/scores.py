@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.channels import ChannelGraph, filters_first
 from dgprune_lite.domains import nearest_name
 from dgprune_lite.risks import DomainStatistics, check_graph
 
@@ -120,10 +120,11 @@ def random(
 def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray, Tensor]]:
     """For every layer with filters: their units and its weight as rows (channels, rest)."""
     for name, layer in graph.layers.items():
-        if layer.kind != "norm" and (layer.out_units >= 0).any():
-            weight = model.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            yield layer.out_units, weight.detach().double().flatten(1).cpu()
+        if layer.kind in ("conv", "linear") and (layer.out_units >= 0).any():
+            module = model.get_submodule(name)
+            assert isinstance(module.weight, Tensor)
+            weight = filters_first(module, module.weight.detach())
+            yield layer.out_units, weight.double().flatten(1).cpu()
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:

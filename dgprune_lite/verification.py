@@ -24,7 +24,7 @@ def check_exact(
     small: nn.Module,
     plan: PruningPlan,
     graph: ChannelGraph,
-    inputs: Tensor,
+    inputs: Tensor | tuple[Tensor, ...],
 ) -> float:
     """Compare a pruned network with the whole one whose filters are masked, on one batch.
 
@@ -35,7 +35,8 @@ def check_exact(
         small: What ``plan.apply(model)`` gave, before any fine-tuning.
         plan: The plan that was applied.
         graph: From :func:`~dgprune_lite.channels.trace_channels`.
-        inputs: A batch for the network. Real images tell more than zeros.
+        inputs: A batch for the network, or a tuple of several inputs. Real images tell more than
+            zeros.
 
     Returns:
         The largest difference of two outputs over the largest output, 0 for equal networks.
@@ -50,10 +51,11 @@ def check_exact(
     >>> dg.check_exact(model, plan.apply(model), plan, graph, images) < 1e-5
     True
     """
+    batch = inputs if isinstance(inputs, tuple) else (inputs,)
     with torch.no_grad(), evaluating(model), evaluating(small):
         with gated(model, graph, plan.kept_gates):
-            masked = tree_leaves(model(inputs.clone()))
-        pruned = tree_leaves(small(inputs.clone()))
+            masked = tree_leaves(model(*(value.clone() for value in batch)))
+        pruned = tree_leaves(small(*(value.clone() for value in batch)))
     error = 0.0
     for one, other in zip(masked, pruned, strict=True):
         if not isinstance(one, Tensor) or not one.is_floating_point():

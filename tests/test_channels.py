@@ -7,6 +7,7 @@ from networks import EACH, PlainCNN, assert_same, fingerprint, network
 from torch import Tensor, nn
 
 import dgprune_lite as dg
+from dgprune_lite import following
 
 
 def test_groups_of_the_teaching_network():
@@ -105,7 +106,7 @@ class WithFixedSize(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "reason"),
     [
-        (WithLayerNorm(), (1, 6), "norm (LayerNorm) is an operation without a channel rule"),
+        (WithLayerNorm(), (1, 6), "norm (LayerNorm) normalises channels together"),
         (WithSigmoid(), (1, 6), "removing it would leave a constant at the input of out"),
         (WithFixedSize(), (1, 3, 2, 2), "view to a size that is fixed in the code"),
     ],
@@ -114,6 +115,94 @@ def test_what_cannot_go_exactly_is_kept_and_named(model, shape, reason):
     graph = dg.trace_channels(model, torch.zeros(shape))
     assert graph.groups == {}
     assert graph.skipped["first"] == reason
+
+
+def test_a_group_with_one_filter_and_a_layer_in_part_are_named():
+    padded = OneFilterAndPadding()
+    graph = dg.trace_channels(padded, torch.zeros(1, 3, 8, 8))
+    assert graph.groups["wide"].size == 5
+    assert graph.skipped["one"] == "all channels of one that go together make up one filter"
+    reason = "add with values that no filter makes"
+    assert graph.partly == {"sum": f"2 of its 6 channels stay: {reason}"}
+    assert graph.groups["narrow"].producers == ("narrow", "sum")
+
+
+class OneFilterAndPadding(nn.Module):
+    """A convolution with one filter, and a shortcut that is padded with channels of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.wide = nn.Conv2d(3, 1, 1), nn.Conv2d(1, 5, 1)
+        self.narrow, self.sum = nn.Conv2d(5, 4, 1), nn.Conv2d(5, 6, 1)
+        self.out = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wide(self.one(x))
+        shortcut = nn.functional.pad(self.narrow(x), (0, 0, 0, 0, 1, 1))
+        return self.out(shortcut + self.sum(x))
+
+
+class AuxiliaryHead(nn.Module):
+    """Has one more head in training, whose pooling only runs on large images."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        self.pool, self.aux = nn.AvgPool2d(6), nn.Conv2d(4, 8, 1)
+        self.aux_out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.body(x)
+        if self.training:
+            return self.out(x), self.aux_out(self.aux(self.pool(x)))
+        return self.out(x)
+
+
+def test_heads_of_training_are_followed_or_keep_what_they_read():
+    model = AuxiliaryHead()
+    graph = dg.trace_channels(model, torch.zeros(1, 3, 6, 6))
+    assert list(graph.groups) == ["body", "aux"]
+    assert graph.layers["aux"].size(np.zeros(12, dtype=bool)) == (40, 0)  # not run in evaluation
+    plan = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5)
+    small = plan.apply(model).train()
+    assert [out.shape[1] for out in small(torch.zeros(2, 3, 6, 6))] == [2, 2]
+    assert (small.body.out_channels, small.aux.out_channels) == (2, 4)
+    graph = dg.trace_channels(model, torch.zeros(1, 3, 4, 4))  # too small for the pooling
+    assert graph.skipped["body"] == "in training pool reads it, which cannot be followed"
+    assert "not called as a module, or not in evaluation" in graph.skipped["aux"]
+
+
+class ByNumbers(nn.Module):
+    """Indexes with a tensor, whose numbers decide; without weights it cannot be followed."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("rows", torch.tensor([0, 2]))
+        self.conv, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.conv(x)[:, :, self.rows].relu())
+
+
+def test_networks_that_need_numbers_are_followed_with_their_weights():
+    model = ByNumbers()
+    graph = dg.trace_channels(model, torch.zeros(1, 3, 4, 4))
+    assert graph.groups["conv"].size == 4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "digits_cnn"])
+def test_shapes_alone_say_the_same_as_numbers(name):
+    model, images = network(name)
+    graphs = []
+    for meta in (True, False):
+        flow = following._follow_copy(model, (images,), meta)
+        graphs.append((flow.reasons, flow.roots().tolist(), [*flow.records], flow.used_gates))
+        graphs[-1] += ({node.name: shape_of(value) for node, value in flow.values.items()},)
+    assert graphs[0] == graphs[1]
+
+
+def shape_of(value):
+    return value.ids.shape if hasattr(value, "ids") else None
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -26,6 +26,7 @@ class Net(nn.Module):
         self.how = how
         self.a, self.b, self.d = conv(3, 6), conv(6, 6), conv(6, 4)
         self.norm = nn.BatchNorm2d(6)
+        self.batch_norm = nn.BatchNorm2d(6, affine=False, track_running_stats=False)
         self.relu = nn.ReLU(inplace=True)
         self.gate = nn.Linear(6, 6)
         self.out = nn.Linear(4, 5)
@@ -105,7 +106,63 @@ def input_changed_in_place(net, x):
     return net.norm(net.a(x.sub_(0.5).mul_(3.0)))
 
 
+def channels_on_the_batch_axis(net, x):
+    y = net.norm(net.a(x))
+    z = y.reshape(y.size(0) * y.size(1), 1, 8, 8).relu()
+    return z.view(y.size(0), y.size(1), 8, 8)
+
+
+def size_of_another_layer(net, x):
+    y = net.a(x)
+    z = net.b(net.norm(y).relu()).flatten(2)
+    return z.view(z.size(0), y.size(1), 8, 8)
+
+
+def statistics_of_the_batch(net, x):
+    return F.relu(net.batch_norm(net.a(x)))
+
+
+def excite_as_expanded(net, x):
+    y = net.norm(net.a(x))
+    weights = net.gate(y.mean((2, 3))).sigmoid()
+    return y * weights.view(y.size(0), y.size(1), 1, 1).expand_as(y)
+
+
+def in_place_through_a_view(net, x):
+    y = net.a(x).relu()
+    y.view(y.size(0), -1).add_(1.0)
+    return y
+
+
+def in_place_on_a_part(net, x):
+    y = net.a(x).relu()
+    y[:, :, :4].add_(1.0)
+    return y
+
+
+def clamped_to_tensors(net, x):
+    return net.a(x).clamp(min=torch.full((6, 1, 1), 0.1, dtype=torch.float64))
+
+
+def size_of_the_image(net, x):
+    y = net.a(x).flatten(2)
+    return y.view(y.size(0), 2 * x.size(1), 8, 8)
+
+
+def size_in_a_constant(net, x):
+    y = net.a(x)
+    return y + y.new_ones(y.size(1), 1, 1)
+
+
+def functional_with_the_layers_weight(net, x):
+    return F.conv2d(net.a(x), net.b.weight, net.b.bias, padding=1)
+
+
 FREE = [
+    channels_on_the_batch_axis,
+    size_of_another_layer,
+    statistics_of_the_batch,
+    excite_as_expanded,
     in_place_relu_not_rebound,
     in_place_module_changes_the_identity,
     in_place_sum,
@@ -116,6 +173,12 @@ FREE = [
     input_changed_in_place,
 ]
 LOCKED = [
+    in_place_through_a_view,
+    in_place_on_a_part,
+    clamped_to_tensors,
+    size_of_the_image,
+    size_in_a_constant,
+    functional_with_the_layers_weight,
     in_place_constant,
     constant_by_name,
     size_as_a_summand,
@@ -213,11 +276,51 @@ def test_parameters_that_are_not_a_layers_own_are_left_alone():
     assert "is computed from other tensors" in graph.skipped["0"]
 
 
+def test_transposed_convolutions_are_scored_by_what_they_make():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        conv(3, 4),
+        nn.ConvTranspose2d(4, 6, 2, groups=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(486, 5),
+    ).double()
+    graph = dg.trace_channels(net, IMAGES)
+    assert graph.layers["1"].weight_shape == (4, 3, 2, 2)
+    assert graph.totals()[1] == 64 * (3 * 4 * 9) + 64 * (4 * 3 * 4) + 486 * 5
+    weight = net[1].weight.detach()  # (inputs, outputs of a group, height, width)
+    sums = torch.cat([weight[:2].abs().sum((0, 2, 3)), weight[2:].abs().sum((0, 2, 3))])  # (6,)
+    expected = sums[:3] + sums[3:]  # offsets of both groups go together
+    torch.testing.assert_close(dg.score("l1", net, graph)["1"], expected)
+    data = {"a": TensorDataset(IMAGES, LABELS)}
+    first, fisher = (dg.domain_statistics(net, graph, data, order=o) for o in ("first", "fisher"))
+    torch.testing.assert_close(first.gradient, fisher.gradient)
+    plan = dg.plan_pruning(graph, dg.score("l1", net, graph), 0.5)
+    assert dg.check_exact(net, plan.apply(net), plan, graph, IMAGES) < 1e-12
+
+
+def test_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.out = conv(3, 6), conv(2, 6), nn.Linear(6, 4)
+
+        def forward(self, x, y):
+            return self.out((self.a(x) * self.b(y).sigmoid()).mean((2, 3)))
+
+    net, inputs = Two().double(), (IMAGES, IMAGES[:, :2])
+    graph = dg.trace_channels(net, inputs)
+    assert graph.groups["a"].producers == ("a", "b")
+    plan = dg.plan_pruning(graph, dg.score("l1", net, graph), 0.5)
+    assert dg.check_exact(net, plan.apply(net), plan, graph, inputs) < 1e-12
+
+
 def test_modules_without_a_rule_are_named():
-    net = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.GroupNorm(2, 4), conv(4, 2))
+    net = nn.Sequential(conv(3, 4), nn.Flatten(2), nn.GRU(64, 4))
     skipped = dg.trace_channels(net, IMAGES.float()).skipped
-    assert "ConvTranspose2d" in skipped["0"]
-    assert "GroupNorm" in skipped["1"]
+    assert skipped["0"] == "2 (GRU) is an operation without a channel rule"
+    assert "GRU is a kind of module whose channels are not followed" in skipped["2"]
+    assert "MACs are left out" in skipped["2"]
 
 
 def test_a_network_without_a_removable_filter():

@@ -1,0 +1,259 @@
+"""Follow a network's channels on shapes alone: a copy without weights, run on the meta device.
+
+Ids need shapes only, so nothing is computed: the copy's tensors have no storage, and operations
+that keep their input's shape are not even run. Only where the code needs numbers (an index made
+of values, a constant on another device) is a copy with its real weights run instead.
+
+What this file is *not*: the rules (``channel_rules``) or what is read off the ids
+(``channels.py``).
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections import OrderedDict, defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from dgprune_lite.channel_ids import Propagation, Value, values_of
+from dgprune_lite.channel_rules import apply_rule
+from dgprune_lite.channel_rules.elementwise import NOT_ZERO_PRESERVING, ZERO_PRESERVING
+from dgprune_lite.channel_rules.layers import PER_CHANNEL_NORMS
+
+SAME_SHAPE = frozenset([*ZERO_PRESERVING, *NOT_ZERO_PRESERVING])
+SAME_SHAPE_MODULES = (
+    *(kind for kind in SAME_SHAPE if isinstance(kind, type)),
+    *PER_CHANNEL_NORMS, nn.GroupNorm, nn.LayerNorm, nn.PReLU,
+)  # fmt: skip
+
+
+def follow(model: nn.Module, inputs: tuple[Tensor, ...]) -> Following:
+    """Run the rules over the network as it is in evaluation, and then as it is in training.
+
+    In training some networks have more in them, such as auxiliary heads; what these read must
+    stay in step, too.
+
+    Args:
+        model: Any network that ``torch.fx`` can follow; only a copy is run.
+        inputs: One input batch.
+
+    Raises:
+        ValueError: The model cannot be traced (names the place), does not accept the inputs, or
+            cannot be copied.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            return _follow_copy(model, inputs, meta=True)
+        except Exception:  # the code may need numbers: see whether it runs with them
+            return _follow_copy(model, inputs, meta=False)
+
+
+def _follow_copy(model: nn.Module, inputs: tuple[Tensor, ...], meta: bool) -> Following:
+    network = bare_copy(model, meta).eval()
+    flow = Following(network, symbolic_graph(network), meta)
+    values = [value.detach().to("meta") if meta else value.detach().clone() for value in inputs]
+    try:
+        flow.run(*values)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise ValueError(
+            f"{type(model).__name__} does not run on example_inputs of shape {shapes}: "
+            + str(error).split("\n")[0]
+        ) from error
+    try:
+        graph = symbolic_graph(network.train())
+    except ValueError:  # only its evaluation can be followed
+        return flow
+    network.eval()  # the graph of training, run without touching BatchNorm's statistics
+    if _calls(graph) != _calls(flow.graph):
+        FollowingTraining(network, graph, meta, flow).run(*values)
+    return flow
+
+
+def _calls(graph: fx.Graph) -> list[Any]:
+    """What a graph does, to tell whether two do the same."""
+    return [(n.op, n.target, [parent.name for parent in n.all_input_nodes]) for n in graph.nodes]
+
+
+def bare_copy(model: nn.Module, meta: bool) -> nn.Module:
+    """A copy to be run once: without hooks, and on the meta device without weights.
+
+    With weights it is a deep copy, whatever the network's attributes hold. Without, attributes
+    that are no tensors or modules are the model's own, which is quicker.
+    """
+    memo: dict[int, Any] = {}  # what the copy has in place of the model's own
+    for module in model.modules():
+        for name, own in vars(module).items():
+            if name.endswith("_hooks"):
+                memo[id(own)] = OrderedDict()
+            tensors = own.values() if name in ("_parameters", "_buffers") else [own]
+            for tensor in tensors:
+                if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                    memo[id(tensor)] = _stand_in(tensor, meta)
+    if meta:
+        return _shallow(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
+
+
+def _shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """The module with what ``memo`` has for its attributes, and its submodules so, too."""
+    if id(module) not in memo:
+        twin = memo[id(module)] = object.__new__(type(module))
+        twin.__dict__ = {name: memo.get(id(own), own) for name, own in vars(module).items()}
+        for name in ("_parameters", "_buffers"):
+            tensors = vars(module)[name]
+            twin.__dict__[name] = {n: memo.get(id(tensor)) for n, tensor in tensors.items()}
+        twin.__dict__["_modules"] = {
+            name: None if child is None else _shallow(child, memo)
+            for name, child in module._modules.items()
+        }
+    return memo[id(module)]
+
+
+def _stand_in(tensor: Tensor, meta: bool) -> Tensor:
+    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+        raise ValueError("a lazy module has no weights yet: run the network once first")
+    data = torch.empty_like(tensor, device="meta") if meta else tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data
+
+
+def symbolic_graph(model: nn.Module) -> fx.Graph:
+    """The ``torch.fx`` graph of a model, or an error that names the place it cannot follow."""
+    try:
+        return fx.Tracer().trace(model)
+    except Exception as error:
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "torch/fx" not in frame.filename.replace("\\", "/")
+            and frame.name != "symbolic_graph"
+        ]
+        place = f" at {frames[-1].name}(): `{frames[-1].line}`" if frames else ""
+        raise ValueError(
+            f"torch.fx cannot trace {type(model).__name__}{place}: {error}. Move what depends on "
+            "the data (if, for, len) out of forward, or into a function marked with torch.fx.wrap"
+        ) from error
+
+
+class Following(Propagation):
+    """Runs the network on tensors whose shapes count and, beside it, the rules on ids."""
+
+    def __init__(
+        self, module: nn.Module, graph: fx.Graph, meta: bool, first: Following | None = None
+    ):
+        super().__init__(module, graph, first)
+        self.meta = meta
+        self.images: int = first.images if first else 0  # in the batch; set by the first input
+        self.rebound: set[str] = set()  # names of nodes that change their input in place
+        self.through_views = False  # whether something is changed through a view of it
+        self.aliases: dict[int, list[fx.Node]] = defaultdict(list)  # storage to who shows it
+        self.versions: dict[int, int] = {}  # storage to how often it was written
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().placeholder(target, args, kwargs)
+        if not self.images and isinstance(value, Tensor):
+            self.images = len(value) if value.ndim else 1
+        return value
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        return value.to("meta") if self.meta and isinstance(value, Tensor) else value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module: Any = self.fetch_attr(target)
+        if self.meta and len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
+            if isinstance(module, SAME_SHAPE_MODULES):
+                return self._same_shape(args[0], getattr(module, "inplace", False))
+            if isinstance(module, nn.Linear):
+                return args[0].new_empty(*args[0].shape[:-1], module.out_features)
+        return super().call_module(target, args, kwargs)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if self.meta and target in SAME_SHAPE and args and isinstance(args[0], Tensor):
+            in_place = kwargs.get("inplace", target.__name__.endswith("_")) or True in args[1:]
+            return self._same_shape(args[0], in_place)
+        return super().call_function(target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if self.meta and target in SAME_SHAPE:
+            return self._same_shape(args[0], target.endswith("_"))
+        return super().call_method(target, args, kwargs)
+
+    @staticmethod
+    def _same_shape(tensor: Tensor, in_place: bool) -> Tensor:
+        return tensor.zero_() if in_place else torch.empty_like(tensor)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.values[n] = apply_rule(self, n, result)
+        self._note_changes_in_place(n, result)
+        return result
+
+    def _note_changes_in_place(self, node: fx.Node, result: Any) -> None:
+        """Tensors that share what ``node`` wrote to are from here on its result, or locked."""
+        for source in node.all_input_nodes:
+            tensor = self.env[source]
+            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+                continue
+            storage = tensor.untyped_storage()._cdata
+            if tensor._version == self.versions.get(storage, tensor._version):
+                continue
+            self.versions[storage] = tensor._version
+            for alias in self.aliases[storage]:
+                if _same_view(self.env.get(alias), result):
+                    self.values[alias] = self.values[node]
+                    self.rebound.add(node.name)
+                else:
+                    self.through_views = True
+                    for value in values_of([self.values[alias], self.values[node]], Value):
+                        self.lock(value.ids, "it is changed in place through a view of it")
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()._cdata
+                live = [alias for alias in self.aliases[storage] if alias in self.env]
+                if not live:  # new memory, perhaps where other memory was
+                    self.versions[storage] = tensor._version
+                self.aliases[storage] = [*live, node]
+
+
+def _same_view(tensor: Any, other: Any) -> bool:
+    return (
+        isinstance(tensor, Tensor)
+        and isinstance(other, Tensor)
+        and tensor.untyped_storage()._cdata == other.untyped_storage()._cdata
+        and tensor.shape == other.shape
+        and tensor.stride() == other.stride()
+        and tensor.storage_offset() == other.storage_offset()
+    )
+
+
+class FollowingTraining(Following):
+    """The graph of training: what does not run on the example locks what it reads."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        lost = [parent for parent in n.all_input_nodes if parent in self.unknown]
+        try:
+            if lost:
+                raise RuntimeError("it reads what is not known")
+            return super().run_node(n)
+        except Exception:
+            self.unknown.add(n)
+            self.values[n] = None
+            for value in values_of((self.values[parent] for parent in n.all_input_nodes), Value):
+                self.lock(value.ids, f"in training {n.target} reads it, which cannot be followed")
+            return None
+
+    unknown: set[fx.Node]
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        self.unknown = set()
+        return super().run(*args, **kwargs)
