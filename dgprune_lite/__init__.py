@@ -16,9 +16,10 @@ from dgprune_lite.domains import (
     leave_one_domain_out,
 )
 from dgprune_lite.evaluation import evaluate, summarize
+from dgprune_lite.gates import gate_gradients_per_image, gated
 from dgprune_lite.models import MODELS, build_model, count_parameters, load_model, save_model
 from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
-from dgprune_lite.risks import DomainStatistics, domain_statistics, gate_gradients_per_image, gated
+from dgprune_lite.risks import DomainStatistics, domain_statistics
 from dgprune_lite.scores import CRITERIA, criterion, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
 from dgprune_lite.verification import check_exact

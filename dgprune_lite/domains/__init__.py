@@ -2,7 +2,7 @@
 
 from dgprune_lite.domains.base import MultipleDomainDataset, nearest_name
 from dgprune_lite.domains.digits import DigitsLite
-from dgprune_lite.domains.loading import batches, check_batch, count, fetch
+from dgprune_lite.domains.loading import batches, check_batch, count, fetch, read, to_device
 from dgprune_lite.domains.mnist_variants import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
 
@@ -18,4 +18,6 @@ __all__ = [
     "fetch",
     "leave_one_domain_out",
     "nearest_name",
+    "read",
+    "to_device",
 ]
