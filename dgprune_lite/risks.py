@@ -216,18 +216,23 @@ def _chunked(
     chunk: int,
 ) -> tuple[DomainStatistics, int]:
     """The statistics of a batch, and in how large chunks it fits a GPU's memory."""
+    size = chunk
     while True:
         try:
-            pairs = zip(images.split(chunk), labels.split(chunk), strict=True)
-            return reduce(add, (measure(x, y) for x, y in pairs)), chunk
+            pairs = zip(images.split(size), labels.split(size), strict=True)
+            total = reduce(add, (measure(x, y) for x, y in pairs))
+            break
         except torch.cuda.OutOfMemoryError:
-            if chunk == 1 or len(images) == 1:
+            if size == 1 or len(images) == 1:
                 raise
-        chunk = min(chunk, len(images)) // 2  # here, where what the error held is free again
+        size = min(size, len(images)) // 2  # here, where what the error held is free again
+    if size < chunk:
         warnings.warn(
-            f"out of memory: going on with batches of {chunk} images; pass batch_size={chunk}",
+            f"batches of {chunk} images do not fit into memory: going on with {size} at a time; "
+            f"pass batch_size={size}",
             stacklevel=3,
         )
+    return total, size
 
 
 def beside(a: DomainStatistics, b: DomainStatistics) -> DomainStatistics:
