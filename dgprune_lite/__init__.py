@@ -7,6 +7,7 @@ The main path, each step in the file of the same name:
 
 from dgprune_lite.channels import ChannelGraph, FilterGroup, Layer, trace_channels
 from dgprune_lite.checkpoints import load, save
+from dgprune_lite.distributed import distributed_statistics
 from dgprune_lite.domains import (
     ColoredMNIST,
     DigitsLite,
@@ -43,6 +44,7 @@ __all__ = [
     "check_exact",
     "count_parameters",
     "criterion",
+    "distributed_statistics",
     "domain_statistics",
     "evaluate",
     "fit",
