@@ -206,19 +206,9 @@ def test_bfloat16_ranks_filters_like_float32(trained, order):
     assert not torch.equal(full.risk_sum, half.risk_sum)  # it did compute in bfloat16
     torch.testing.assert_close(full.risk, half.risk, rtol=0.02, atol=0)
     for criterion in ("risk_variance", "risk_gradient", "taylor"):
-        a, b = (
-            graph.join(
-                dg.score(
-                    criterion,
-                    model,
-                    graph,
-                    stats,
-                    **({"order": order} if criterion == "risk_variance" else {}),
-                )
-            )
-            for stats in (full, half)
-        )
-        assert spearmanr(a, b).statistic > 0.98, criterion
+        options = {"order": order} if criterion == "risk_variance" else {}
+        a, b = (dg.score(criterion, model, graph, stats, **options) for stats in (full, half))
+        assert spearmanr(graph.join(a), graph.join(b)).statistic > 0.98, criterion
 
 
 def test_precisions_that_are_refused(trained):

@@ -165,7 +165,9 @@ class _Reader(Dataset):
         places: Mapping[str, Places],
         seed: int,
     ) -> None:
-        self.datasets, self.places, self.seed = dict(datasets), dict(places), seed
+        self.datasets, self.places = dict(datasets), dict(places)
+        generator = torch.Generator().manual_seed(seed)
+        self.seeds = torch.randint(2**31, (len(self),), generator=generator)
 
     def __len__(self) -> int:
         return len(next(iter(self.places.values())))
@@ -181,7 +183,7 @@ class _Reader(Dataset):
                     found[name] = fetch(dataset, places)
                     continue
                 with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed((self.seed << 32) % 2**63 + number)
+                    torch.default_generator.manual_seed(int(self.seeds[number]))
                     found[name] = fetch(dataset, places)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"domain {name!r}, batch {number}: {error}") from error
