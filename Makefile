@@ -18,7 +18,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help book test quick bench study clean env-book env-test
+.PHONY: help book test quick test-gpu bench study clean env-book env-test
 
 # One computing thread a process: two processes on two cores beat one process with two threads by
 # far, and the numbers do not depend on how many cores a machine has.
@@ -33,7 +33,7 @@ unexport JUPYTER_PATH JUPYTER_CONFIG_PATH JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR SP
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-9s %s\n", $$1, $$2}'
 
 # The next build runs the chapters that have changed, and all when anything else has that they use.
 # What a failed or interrupted build left is not built upon.
@@ -52,6 +52,10 @@ test: env-test lint ## check style and types, run all tests, doctests and the bo
 
 quick: env-test lint ## check style and types, run the fast tests (under 2 minutes)
 	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not slow and not book"
+
+test-gpu: env-test ## run the tests that need a CUDA device, and fail where there is none
+	@$(RUN) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "PyTorch finds no CUDA device")'
+	$(RUN) -m pytest -q -m gpu tests
 
 .PHONY: lint
 lint: env-test

@@ -1,9 +1,12 @@
 """What scoring costs, against bare forward and backward passes over the same images.
 
-Prints a table: medians over rounds in which all rows are measured in turn, so that a machine that
-slows down slows them all. Nothing is asserted.
+Prints tables: medians over rounds in which all rows are measured in turn, so that a machine that
+slows down slows them all. Then how the cost grows with images, domains and filters: estimated
+scores, like bare passes, with the images alone; the exact ablation also with the filters. Nothing
+is asserted.
 
     python benchmarks/scoring.py [--rounds 5] [--images 128] [--networks digits_cnn resnet18]
+    python benchmarks/scoring.py --device cuda --precision bfloat16 --networks resnet50 --images 512
 """
 
 from __future__ import annotations
@@ -15,13 +18,16 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
-from dgprune_lite.running import evaluating, layout_for
+from dgprune_lite.running import check_precision, evaluating, layout_for, logits_of
 
 SIDE = {"digits_cnn": 28, "digits_resnet": 28}
 ABLATION_IMAGES = 64  # the naive loop takes a minute on these
+GROWTH_IMAGES = 32  # the smallest setting of the growth tables
+Rows = dict[str, Callable[[], object]]
 
 
 def main() -> None:
@@ -31,21 +37,35 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     networks = ["digits_cnn", "digits_resnet", "resnet18"]
     parser.add_argument("--networks", nargs="+", default=networks)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="float32", help="float32, bfloat16 or float16")
     settings = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), CPU")
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {settings.device}: PyTorch finds no CUDA device")
+    check_precision(settings.precision, settings.device)
+    on_gpu = settings.device.startswith("cuda")
+    place = torch.cuda.get_device_name(settings.device) if on_gpu else "CPU"
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} thread(s), {place}, {settings.precision}")
     for name in settings.networks:
         print(f"\n{name}, 2 domains of {settings.images} images, median of {settings.rounds}")
-        print(table(name, settings).to_string(float_format="{:.3f}".format))
-    print(f"\nexact ablation of digits_cnn (width 32), {ABLATION_IMAGES} images")
-    print(ablation_table(settings).to_string(float_format="{:.3f}".format))
+        show(table(name, settings))
+    print(f"\nexact ablation of digits_cnn (width 32), {ABLATION_IMAGES} images, float32")
+    show(ablation_table(settings))
+    print("\ngrowth, digits_cnn: seconds; the ratio is that of Fisher order to bare passes")
+    show(growth_table(settings))
 
 
-def domains(side: int, images: int, count: int) -> dict[str, TensorDataset]:
+def show(frame: pd.DataFrame) -> None:
+    print(frame.to_string(float_format="{:.3f}".format))
+
+
+def domains(side: int, images: int, count: int, device: str) -> dict[str, TensorDataset]:
     generator = torch.Generator().manual_seed(0)
     return {
         f"domain {d}": TensorDataset(
-            torch.rand(images, 3, side, side, generator=generator),
-            torch.randint(0, 10, (images,), generator=generator),
+            torch.rand(images, 3, side, side, generator=generator).to(device),
+            torch.randint(0, 10, (images,), generator=generator).to(device),
         )
         for d in range(count)
     }
@@ -53,10 +73,20 @@ def domains(side: int, images: int, count: int) -> dict[str, TensorDataset]:
 
 def table(name: str, settings: argparse.Namespace) -> pd.DataFrame:
     """Seconds of the bare passes and of each order of statistics, and their ratio."""
-    side = SIDE.get(name, 64)
-    model = dg.build_model(name)
-    data = domains(side, settings.images, 2)
-    graph = dg.trace_channels(model, torch.zeros(1, 3, side, side))
+    side = SIDE.get(name, 224 if settings.device.startswith("cuda") else 64)
+    model = dg.build_model(name).to(settings.device)
+    rows = runs(model, domains(side, settings.images, 2, settings.device), settings)
+    return compare(rows, settings.rounds)
+
+
+def runs(
+    model: nn.Module,
+    data: dict[str, TensorDataset],
+    settings: argparse.Namespace,
+) -> Rows:
+    """Bare forward and backward passes over all images, and both orders of estimated scores."""
+    graph = dg.trace_channels(model, data["domain 0"].tensors[0][:1])
+    layout = layout_for(model, settings.precision)
 
     def bare() -> None:
         with evaluating(model):
@@ -68,27 +98,31 @@ def table(name: str, settings: argparse.Namespace) -> pd.DataFrame:
                     strict=True,
                 ):
                     model.zero_grad()
-                    x = x.contiguous(memory_format=layout_for(model))  # as the scoring does
-                    F.cross_entropy(model(x), y).backward()
+                    x = x.contiguous(memory_format=layout)  # as the scoring does
+                    F.cross_entropy(logits_of(model, x, settings.precision), y).backward()
 
     def statistics(order: str) -> Callable[[], object]:
         return lambda: dg.domain_statistics(
-            model, graph, data, order=order, batch_size=settings.batch_size
+            model,
+            graph,
+            data,
+            order=order,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
         )
 
-    rows = {
+    return {
         "bare forward and backward": bare,
         "first order, all filters": statistics("first"),
         "Fisher order, all filters": statistics("fisher"),
     }
-    return compare(rows, settings.rounds)
 
 
 def ablation_table(settings: argparse.Namespace) -> pd.DataFrame:
     """Seconds of the exact ablation and of a loop that runs the gated network M times."""
-    model = dg.build_model("digits_cnn", width=32).eval()
-    data = domains(28, ABLATION_IMAGES, 1)
-    graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    model = dg.build_model("digits_cnn", width=32).eval().to(settings.device)
+    data = domains(28, ABLATION_IMAGES, 1, settings.device)
+    graph = dg.trace_channels(model, data["domain 0"].tensors[0][:1])
 
     def naive() -> None:
         images, labels = next(iter(data.values())).tensors
@@ -104,19 +138,57 @@ def ablation_table(settings: argparse.Namespace) -> pd.DataFrame:
                     ):
                         F.cross_entropy(model(x), y, reduction="sum")
 
-    def cached() -> None:
-        dg.domain_statistics(model, graph, data, order="exact", batch_size=settings.batch_size)
-
-    return compare({"naive loop": naive, "exact ablation": cached}, max(3, settings.rounds // 2))
+    rows = {"naive loop": naive, "exact ablation": exact(model, data, settings)}
+    return compare(rows, max(2, settings.rounds // 2))
 
 
-def compare(rows: dict[str, Callable[[], object]], rounds: int) -> pd.DataFrame:
+def exact(
+    model: nn.Module, data: dict[str, TensorDataset], settings: argparse.Namespace
+) -> Callable[[], object]:
+    graph = dg.trace_channels(model, data["domain 0"].tensors[0][:1])
+    size = settings.batch_size
+    return lambda: dg.domain_statistics(model, graph, data, order="exact", batch_size=size)
+
+
+def growth_table(settings: argparse.Namespace) -> pd.DataFrame:
+    """Seconds with more images, more domains of the same size, and more filters."""
+    least = GROWTH_IMAGES
+    grid = [
+        *(("images", 16, 2, images) for images in (least, 2 * least, 4 * least)),
+        *(("domains", 16, count, least) for count in (2, 4, 8)),
+        *(("filters", width, 2, least) for width in (8, 16, 32)),
+    ]
+    lines = []
+    for grows, width, count, images in grid:
+        model = dg.build_model("digits_cnn", width=width).to(settings.device)
+        data = domains(28, images, count, settings.device)
+        rows = runs(model, data, settings)
+        estimated = compare(rows, settings.rounds)
+        once = {"exact ablation": exact(model, data, settings)}
+        lines.append(
+            {
+                "grows": grows,
+                "domains": count,
+                "images": count * images,
+                "filters": 5 * width,
+                "bare passes": estimated["seconds"].iloc[0],
+                "Fisher order": estimated["seconds"].iloc[2],
+                "ratio": estimated["ratio to the first row"].iloc[2],
+                "exact ablation": compare(once, 1)["seconds"].iloc[0],
+            }
+        )
+    return pd.DataFrame(lines).set_index("grows")
+
+
+def compare(rows: Rows, rounds: int) -> pd.DataFrame:
     """Median seconds of each row, and the median over rounds of its ratio to the first."""
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(rounds + 1):
         for name, run in rows.items():
+            finish()
             start = time.perf_counter()
             run()
+            finish()
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
     frame = pd.DataFrame(seconds)
@@ -124,6 +196,12 @@ def compare(rows: dict[str, Callable[[], object]], rounds: int) -> pd.DataFrame:
     return pd.DataFrame(
         {"seconds": frame.median(), "ratio to the first row": frame.div(base, axis=0).median()}
     )
+
+
+def finish() -> None:
+    """Wait for what a GPU has yet to compute."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The main path, each step in the file of the same name:
 
 from dgprune_lite.channels import ChannelGraph, FilterGroup, Layer, trace_channels
 from dgprune_lite.checkpoints import load, save
+from dgprune_lite.distributed import distributed_statistics
 from dgprune_lite.domains import (
     PACS,
     VLCS,
@@ -23,10 +24,11 @@ from dgprune_lite.domains import (
     leave_one_domain_out,
 )
 from dgprune_lite.evaluation import evaluate, summarize
+from dgprune_lite.gates import gate_gradients_per_image, gated
 from dgprune_lite.models import MODELS, build_model, count_parameters, load_model, save_model
 from dgprune_lite.pretrained import freeze_batchnorm
 from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
-from dgprune_lite.risks import DomainStatistics, domain_statistics, gate_gradients_per_image, gated
+from dgprune_lite.risks import DomainStatistics, domain_statistics
 from dgprune_lite.scores import CRITERIA, criterion, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
 from dgprune_lite.verification import check_exact
@@ -56,6 +58,7 @@ __all__ = [
     "check_exact",
     "count_parameters",
     "criterion",
+    "distributed_statistics",
     "domain_statistics",
     "draw_tiny_pacs",
     "evaluate",

@@ -14,8 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dgprune_lite.domains import Split, batches
-from dgprune_lite.running import count_classes, device_of, evaluating, layout_for
+from dgprune_lite.domains import Split, batches, to_device
+from dgprune_lite.running import (
+    check_precision,
+    count_classes,
+    device_of,
+    evaluating,
+    layout_for,
+    logits_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +34,8 @@ def evaluate(
     *,
     batch_size: int = 512,
     device: torch.device | str | None = None,
+    precision: str = "float32",
+    workers: int = 0,
 ) -> pd.DataFrame:
     """Measure a network on every domain, in evaluation mode and without gradients.
 
@@ -37,14 +46,18 @@ def evaluate(
             domain are measured; or domain name to dataset, all of which count as in-domain.
         batch_size: images at a time; no influence on the result but rounding.
         device: where to compute; the network is moved there and stays. None for where it is.
+        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
+            autocast. What is made of the logits is float64 in any case.
+        workers: processes that read images from datasets not held in memory; 0 for none. No
+            influence on the result.
 
     Returns:
         One row a domain: domain, role ("in-domain" or "unseen"), images, accuracy (0 to 1), risk
         (mean cross-entropy, nats) and ece (expected calibration error, 15 bins).
 
     Raises:
-        ValueError: for no domain, an empty domain, labels outside the network's classes, or logits
-            that are NaN or infinite.
+        ValueError: for no domain, an empty domain, labels outside the network's classes, logits
+            that are NaN or infinite, or a precision that the device cannot compute in.
         TypeError: for images or labels of another type, or a network that does not return logits.
 
     Source:
@@ -67,10 +80,13 @@ def evaluate(
         raise ValueError("no domain given; expected a Split, or at least one name and dataset")
     if device is not None:
         model.to(device)
+    check_precision(precision, device_of(model))
     rows = []
     with evaluating(model), torch.inference_mode():
         for name, role, dataset in parts:
-            nats, confidence, correct = _predict(model, dataset, name, batch_size)
+            nats, confidence, correct = _predict(
+                model, dataset, name, batch_size, precision, workers
+            )
             rows.append(
                 {
                     "domain": name,
@@ -157,14 +173,14 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
 
 
 def _predict(
-    model: nn.Module, dataset: Dataset, name: str, batch_size: int
+    model: nn.Module, dataset: Dataset, name: str, batch_size: int, precision: str, workers: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return cross-entropy (nats), confidence and correctness of every image, each (n,)."""
-    place, layout = device_of(model), layout_for(model)
+    place, layout = device_of(model), layout_for(model, precision)
     classes: int | None = None
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, labels in batches(dataset, batch_size, domain=name):
-        images, labels = images.to(place).contiguous(memory_format=layout), labels.cpu()
+    for images, labels in batches(dataset, batch_size, domain=name, workers=workers):
+        images, labels = to_device(images, place).contiguous(memory_format=layout), labels.cpu()
         if classes is None:
             classes = count_classes(model, images[:1])
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
@@ -173,7 +189,7 @@ def _predict(
                 f"domain {name!r} has the label {wrong}, but the model tells {classes} classes "
                 f"apart; expected labels from 0 to {classes - 1}"
             )
-        logits = model(images).cpu().double()  # (batch, classes)
+        logits = logits_of(model, images, precision).cpu().double()  # (batch, classes)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError(
                 f"the logits for domain {name!r}, batch {len(kept)} are NaN or infinite; "

@@ -14,22 +14,23 @@ What this module does not do: it makes no scores (``scores.py``) and changes no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
+from operator import add
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dgprune_lite.ablation import ablated_losses
-from dgprune_lite.channels import ChannelGraph, filters_first, misfit
+from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.domains import batches
-from dgprune_lite.running import evaluating, layout_for
+from dgprune_lite.gates import check_graph, gate_gradient, gate_gradients_per_image
+from dgprune_lite.running import check_precision, evaluating, layout_for
 
 Order = Literal["first", "fisher", "exact"]
 ORDERS: tuple[Order, ...] = ("first", "fisher", "exact")
@@ -130,6 +131,8 @@ def domain_statistics(
     *,
     order: Order = "fisher",
     batch_size: int = 256,
+    precision: str = "float32",
+    workers: int = 0,
     progress: bool = False,
 ) -> DomainStatistics:
     """Measure, for every domain and filter, what the scores need to know.
@@ -144,12 +147,19 @@ def domain_statistics(
         order: "first": gate gradients, from one backward pass to the parameters. "fisher": also
             their squares image by image, from one backward pass to explicit gates. "exact":
             also removes every filter in turn.
-        batch_size: Images a pass.
+        batch_size: Images a pass; no influence on the result but rounding. Where they do not fit
+            into a GPU's memory, half as many are taken, and so on, with a warning.
+        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
+            autocast. Losses, gate gradients and sums are float32 or float64 in any case.
+        workers: Processes that read images from data sets not held in memory; 0 for none. No
+            influence on the result.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: No or empty domains, images or labels that do not fit, a loss that is not
-            finite (names domain and batch), a graph of another model.
+            finite (names domain and batch), a graph of another model, a precision that the
+            device cannot compute in, or order "exact" in another precision than float32 (it
+            measures differences smaller than their rounding).
 
     Source: gates as in Molchanov et al. 2017 (first order) and Theis et al. 2018 (Fisher), here
     kept apart by domain; chapter 5.
@@ -171,33 +181,61 @@ def domain_statistics(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
         raise ValueError(f"no filter of this network can be removed exactly ({reasons})")
     like = next(model.parameters())
-    parts, layout = [], layout_for(model)
+    check_precision(precision, like.device)
+    if order == "exact" and precision != "float32":
+        raise ValueError(
+            f"precision={precision!r} with order='exact': removing one filter changes the risk by "
+            "less than its rounding; use precision='float32'"
+        )
+    parts, layout = [], layout_for(model, precision)
+    chunk = batch_size
     with evaluating(model):
         for name, dataset in data.items():
             total = None
-            loop = batches(dataset, batch_size, domain=name, device=like.device)
+            loop = batches(dataset, batch_size, domain=name, device=like.device, workers=workers)
             for number, (images, labels) in enumerate(
                 tqdm(loop, desc=f"{order} statistics, {name}", disable=not progress)
             ):
                 where = f"domain {name!r}, batch {number}"
                 images = images.to(like.dtype, memory_format=layout)
-                one = _batch_statistics(model, graph, images, labels, name, order, where)
+                measure = partial(
+                    _batch_statistics, model, graph,
+                    domain=name, order=order, where=where, precision=precision,
+                )  # fmt: skip
+                one, chunk = _chunked(measure, images, labels, chunk)
                 total = one if total is None else total + one
             assert total is not None  # `batches` refuses an empty domain
             parts.append(total)
-    return reduce(_beside, parts)
+    return reduce(beside, parts)
 
 
-def check_graph(model: nn.Module, graph: ChannelGraph) -> None:
-    """Raise ValueError unless ``graph`` could come from ``model``."""
-    shapes = {name: layer.weight_shape for name, layer in graph.layers.items()}
-    if problem := misfit(model, shapes):
-        raise ValueError(
-            f"the graph is of another model: {problem}. Trace this model with trace_channels"
+def _chunked(
+    measure: Callable[[Tensor, Tensor], DomainStatistics],
+    images: Tensor,
+    labels: Tensor,
+    chunk: int,
+) -> tuple[DomainStatistics, int]:
+    """The statistics of a batch, and in how large chunks it fits a GPU's memory."""
+    size = chunk
+    while True:
+        try:
+            pairs = zip(images.split(size), labels.split(size), strict=True)
+            total = reduce(add, (measure(x, y) for x, y in pairs))
+            break
+        except torch.cuda.OutOfMemoryError:
+            if size == 1 or len(images) == 1:
+                raise
+        size = min(size, len(images)) // 2  # here, where what the error held is free again
+    if size < chunk:
+        warnings.warn(
+            f"batches of {chunk} images do not fit into memory: going on with {size} at a time; "
+            f"pass batch_size={size}",
+            stacklevel=3,
         )
+    return total, size
 
 
-def _beside(a: DomainStatistics, b: DomainStatistics) -> DomainStatistics:
+def beside(a: DomainStatistics, b: DomainStatistics) -> DomainStatistics:
     """The statistics of two sets of domains as one."""
 
     def cat(x: Tensor | None, y: Tensor | None) -> Tensor | None:
@@ -221,12 +259,17 @@ def _batch_statistics(
     domain: str,
     order: Order,
     where: str,
+    precision: str,
 ) -> DomainStatistics:
+    fisher = None
     if order == "first":
-        losses, gradient = _gate_gradient(model, graph, images, labels, where)
-        fisher = None
+        losses, gradient = gate_gradient(
+            model, graph, images, labels, where=where, precision=precision
+        )
     else:
-        losses, per_image = gate_gradients_per_image(model, graph, images, labels, where=where)
+        losses, per_image = gate_gradients_per_image(
+            model, graph, images, labels, where=where, precision=precision
+        )
         gradient, fisher = per_image.sum(0), (per_image**2).sum(0)
     ablation = None
     if order == "exact":
@@ -240,158 +283,3 @@ def _batch_statistics(
         None if fisher is None else fisher.cpu()[None],
         ablation,
     )
-
-
-def _losses(model: nn.Module, images: Tensor, labels: Tensor, where: str) -> Tensor:
-    """Cross-entropy of every image, in nats (n,)."""
-    logits = model(images.clone())  # some networks normalise their input in place
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"the model gives a {type(logits).__name__}, expected a tensor of logits")
-    if logits.ndim != 2 or len(logits) != len(labels):
-        raise ValueError(
-            f"the model gives {tuple(logits.shape)} for {len(labels)} images, expected "
-            f"({len(labels)}, classes)"
-        )
-    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
-    if len(wrong):
-        raise ValueError(
-            f"label {int(wrong[0])} in {where} is outside the model's {logits.shape[1]} "
-            "classes: check the data set's labels and the model's num_classes"
-        )
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    if not bool(losses.isfinite().all()):
-        bad = losses[~losses.isfinite()][0].item()
-        raise ValueError(f"the loss is {bad} in {where}: check the images and the trained weights")
-    return losses
-
-
-def _gate_gradient(
-    model: nn.Module, graph: ChannelGraph, images: Tensor, labels: Tensor, where: str
-) -> tuple[Tensor, Tensor]:
-    """Losses (n,) and their sum's gate gradient (M,), from parameter gradients alone.
-
-    A gate multiplies a layer's output, as does a common factor on its weight and bias, so
-    ∂R/∂z_m = Σ γ·∂R/∂γ + β·∂R/∂β over the filter's channels (w and b for a bare layer).
-    """
-    sources: list[tuple[Tensor, nn.Module, Tensor]] = []  # units of its channels, parameter
-    for name in graph.gates:
-        units, module = torch.from_numpy(graph.layers[name].out_units), model.get_submodule(name)
-        found = list(module.parameters(recurse=False))
-        if not found:  # a BatchNorm without scale and shift: only real gates will do
-            losses, per_image = gate_gradients_per_image(model, graph, images, labels, where=where)
-            return losses, per_image.sum(0)
-        sources += [(units, module, parameter) for parameter in found]
-    with _gradients_for(model, [parameter for *_, parameter in sources]), torch.enable_grad():
-        losses = _losses(model, images, labels, where)
-        gradients = torch.autograd.grad(losses.sum(), [t for *_, t in sources], allow_unused=True)
-    total = torch.zeros(graph.num_filters, dtype=torch.float64)
-    for (units, module, tensor), gradient in zip(sources, gradients, strict=True):
-        if gradient is not None:
-            product = filters_first(module, tensor.detach().double() * gradient)
-            per_channel = product.reshape(len(units), -1).sum(1)
-            total.index_add_(0, units[units >= 0], per_channel.cpu()[units >= 0])
-    return losses.detach().double(), total
-
-
-def gate_gradients_per_image(
-    model: nn.Module, graph: ChannelGraph, images: Tensor, labels: Tensor, *, where: str = "data"
-) -> tuple[Tensor, Tensor]:
-    """Losses (n,) and ∂ℓ_n/∂z_m (n, M), float64, by autograd through explicit gates."""
-    gates: list[tuple[Tensor, Tensor]] = []
-
-    def put_gate(name: str, output: Tensor) -> Tensor:
-        units = torch.from_numpy(graph.layers[name].out_units)
-        if len(output) != len(images):
-            raise ValueError(
-                f"{name} gives {len(output)} rows for {len(images)} images: order 'fisher' needs "
-                "the images along the first axis; use order='first'"
-            )
-        gate = output.new_ones(len(output), len(units)).requires_grad_()
-        gates.append((units, gate))
-        return output * along_channels(gate, output, graph.layers[name].kind)
-
-    with _gradients_for(model, []), gate_hooks(model, graph, put_gate), torch.enable_grad():
-        losses = _losses(model, images, labels, where)
-        gradients = torch.autograd.grad(losses.sum(), [g for _, g in gates], allow_unused=True)
-    total = losses.new_zeros(len(images), graph.num_filters, dtype=torch.float64)
-    for (units, _), gradient in zip(gates, gradients, strict=True):
-        if gradient is not None:
-            index = units[units >= 0]
-            total.index_add_(1, index.to(total.device), gradient[:, units >= 0].double())
-    return losses.detach().double(), total
-
-
-@contextmanager
-def _gradients_for(model: nn.Module, wanted: list[Tensor]) -> Iterator[None]:
-    """Let autograd follow the ``wanted`` parameters and no others; flags as found afterwards."""
-    found = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    ids = {id(parameter) for parameter in wanted}
-    try:
-        for parameter, _ in found:
-            parameter.requires_grad_(id(parameter) in ids)
-        yield
-    finally:
-        for parameter, flag in found:
-            parameter.requires_grad_(flag)
-
-
-def along_channels(gate: Tensor, output: Tensor, kind: str) -> Tensor:
-    """View a gate (channels,) or (n, channels) so that it multiplies ``output``'s channels."""
-    if kind == "linear":
-        return gate if gate.ndim == 1 else gate.reshape(len(gate), *[1] * (output.ndim - 2), -1)
-    return gate.reshape(*gate.shape, *[1] * (output.ndim - 2))
-
-
-@contextmanager
-def gate_hooks(model: nn.Module, graph: ChannelGraph, put_gate: Any) -> Iterator[None]:
-    """``put_gate(name, output)`` replaces the output of every gated module, inside the block."""
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: put_gate(name, output)
-        )
-        for name in graph.gates
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def gated(
-    model: nn.Module, graph: ChannelGraph, gates: Tensor | dict[str, Tensor]
-) -> Iterator[None]:
-    """Multiply every filter's output by its gate while inside the block.
-
-    With gates of 0 and 1 this *masks* filters: the network computes what it would without them,
-    at full cost. :func:`~dgprune_lite.pruning.plan_pruning` removes them for real.
-
-    Args:
-        model: The network that ``graph`` was traced from.
-        graph: From :func:`~dgprune_lite.channels.trace_channels`.
-        gates: Floats (M,), or a dict of group name to (filters,).
-
-    >>> import torch, dgprune_lite as dg
-    >>> model = dg.build_model("digits_cnn", width=4).eval()
-    >>> images = torch.rand(2, 3, 28, 28)
-    >>> graph = dg.trace_channels(model, images)
-    >>> with dg.gated(model, graph, torch.zeros(graph.num_filters)):
-    ...     bool((model(images) == model.fc.bias).all())
-    True
-    """
-    check_graph(model, graph)
-    values = graph.join(gates) if isinstance(gates, dict) else gates
-    if values.shape != (graph.num_filters,):
-        raise ValueError(f"gates have shape {tuple(values.shape)}, expected ({graph.num_filters},)")
-
-    def put_gate(name: str, output: Tensor) -> Tensor:
-        units = torch.from_numpy(graph.layers[name].out_units)
-        gate = torch.ones(len(units), dtype=output.dtype)
-        gate[units >= 0] = values.detach().cpu().to(output.dtype)[units[units >= 0]]
-        return output * along_channels(gate.to(output.device), output, graph.layers[name].kind)
-
-    with gate_hooks(model, graph, put_gate):
-        yield

@@ -1,4 +1,4 @@
-"""How every part of the package runs a network: modes, place and memory layout, all as found after.
+"""How every part of the package runs a network: modes, place, precision and memory layout.
 
 What this file is *not*: a trainer. It only answers what a network needs to be run, and puts back
 what was changed to run it.
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16", "float16"]
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The precisions other than float32, in which autocast runs what bears it."""
 
 
 def count_classes(model: nn.Module, images: Tensor) -> int:
@@ -92,18 +97,89 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def layout_for(model: nn.Module) -> torch.memory_format:
+def check_precision(precision: str, device: torch.device | str) -> None:
+    """Refuse a precision that is unknown, or that a device cannot compute in.
+
+    Args:
+        precision: "float32", "bfloat16" or "float16".
+        device: where the network runs.
+
+    Raises:
+        ValueError: for an unknown name; "float16" anywhere but on CUDA; "bfloat16" on a device
+            that has no units for it.
+
+    Example:
+        >>> check_precision("float16", "cpu")
+        Traceback (most recent call last):
+            ...
+        ValueError: precision='float16' needs a CUDA device, not 'cpu'; use 'bfloat16' or 'float32'
+    """
+    place = torch.device(device).type
+    if precision == "float32":
+        return
+    if precision not in HALF:
+        raise ValueError(
+            f"precision={precision!r} is not one of {', '.join(map(repr, ('float32', *HALF)))}"
+        )
+    if precision == "float16" and place != "cuda":
+        raise ValueError(
+            f"precision='float16' needs a CUDA device, not {place!r}; use 'bfloat16' or 'float32'"
+        )
+    able = torch.amp.is_autocast_available(place)
+    if able and place == "cuda" and precision == "bfloat16":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not able:
+        raise ValueError(
+            f"precision={precision!r} is not available on this {place!r} device; use 'float32'"
+        )
+
+
+def logits_of(model: nn.Module, images: Tensor, precision: str = "float32") -> Any:
+    """Run a network, with autocast if asked, and return what it returns in at least float32.
+
+    The loss that is made of it is therefore computed, and summed, in float32.
+
+    Args:
+        model: network from images to logits (batch, classes).
+        images: (batch, channels, height, width), on the network's device.
+        precision: "float32" runs the network as it is, in the type of its weights; "bfloat16" and
+            "float16" cast convolutions and matrix products (`torch.autocast`).
+
+    Returns:
+        The logits, float32 or float64; anything but a tensor as it is.
+
+    Example:
+        >>> logits_of(nn.Linear(3, 2), torch.ones(1, 3), "bfloat16").dtype
+        torch.float32
+    """
+    if precision == "float32":
+        logits = model(images)
+    else:
+        with torch.autocast(images.device.type, dtype=HALF[precision]):
+            logits = model(images)
+    half = isinstance(logits, Tensor) and logits.dtype in HALF.values()
+    return logits.float() if half else logits
+
+
+def layout_for(model: nn.Module, precision: str = "float32") -> torch.memory_format:
     """Return the memory layout of images and weights in which a network runs fastest, and safely.
 
-    On a CPU, convolutions with whole blocks of 8 channels are about 1.5 times as fast with channels
-    stored last, and those with other numbers, as pruning makes them, up to twice as slow. So a
-    network of this package (it says `stores_channels_last = True`) has channels last as long as
-    its widths are such. All others keep the usual layout: their code may rely on it
-    (`x.view(n, -1)` does), and for a convolution whose stride exceeds its kernel oneDNN in PyTorch
-    2.12 can write past the end of the input's gradient, so that the process dies.
+    Channels last is chosen only where every convolution has whole blocks of 8 channels, and:
+
+    - On a CPU, for a network of this package (it says `stores_channels_last = True`). That is about
+      1.5 times as fast, and with other numbers of channels, as pruning makes them, up to twice as
+      slow. All other networks keep the usual layout: their code may rely on it (`x.view(n, -1)`
+      does), and for a convolution whose stride exceeds its kernel oneDNN in PyTorch 2.12 can write
+      past the end of the input's gradient, so that the process dies.
+    - On CUDA, in half precision, also for torchvision's networks, none of whose code relies on the
+      layout. The tensor cores want channels last, and cuDNN would otherwise transpose around
+      every convolution. In float32 the usual layout stays.
+
+    A network of another author can say `stores_channels_last = True` itself.
 
     Args:
         model: the network.
+        precision: in which it is to run.
 
     Returns:
         `torch.channels_last` or `torch.contiguous_format`.
@@ -117,8 +193,12 @@ def layout_for(model: nn.Module) -> torch.memory_format:
         >>> layout_for(build_model("resnet18"))
         torch.contiguous_format
     """
-    if not getattr(model, "stores_channels_last", False) or device_of(model).type != "cpu":
-        return torch.contiguous_format
+    place, safe = device_of(model).type, getattr(model, "stores_channels_last", False)
+    if place == "cuda":
+        torchvision = type(model).__module__.startswith("torchvision.models.")
+        wanted = precision != "float32" and (safe or torchvision)
+    else:
+        wanted = safe and place == "cpu"
     convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
     whole = all(module.out_channels % 8 == 0 for module in convolutions)
-    return torch.channels_last if whole else torch.contiguous_format
+    return torch.channels_last if wanted and whole else torch.contiguous_format

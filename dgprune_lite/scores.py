@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dgprune_lite.channels import ChannelGraph, filters_first
 from dgprune_lite.domains import nearest_name
-from dgprune_lite.risks import DomainStatistics, check_graph
+from dgprune_lite.gates import check_graph
+from dgprune_lite.risks import DomainStatistics
 
 Criterion = Callable[..., Tensor]
 CRITERIA: dict[str, Criterion] = {}

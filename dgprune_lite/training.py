@@ -18,14 +18,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from dgprune_lite.domains import check_batch, count, fetch, nearest_name
-from dgprune_lite.running import count_classes, device_of, layout_for, modes_as_found
+from dgprune_lite.checks import (
+    check_algorithm,
+    check_domains,
+    check_losses,
+    check_numbers,
+    check_whole_numbers,
+    sources,
+)
+from dgprune_lite.domains import check_batch, count, read, to_device
+from dgprune_lite.running import (
+    check_precision,
+    device_of,
+    layout_for,
+    logits_of,
+    modes_as_found,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-ALGORITHMS = ("ERM", "VREx")
 WARM_UP = 0.3  # share of the steps in which learning rate and V-REx's weight grow
 
 
@@ -43,13 +55,15 @@ def fit(
     max_shift: int = 2,
     seed: int = 0,
     device: torch.device | str | None = None,
+    precision: str = "float32",
+    workers: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Train a network, in place, on images of all source domains: Adam with a one-cycle rate.
 
     On a CPU, equal arguments give equal weights, bit for bit, also in another process with the
-    same number of threads. Gradients, train/eval modes and the global random state are left as
-    found, whether training succeeds or not.
+    same number of threads, and whatever the number of workers. Gradients, train/eval modes and the
+    global random state are left as found, whether training succeeds or not.
 
     Args:
         model: network from images (batch, channels, height, width) to logits (batch, classes).
@@ -71,6 +85,10 @@ def fit(
             into view repeats the border pixels.
         seed: seed of the order of the images, the shifts and any dropout; at least 0.
         device: where to train; the network is moved there and stays. None for where it is.
+        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
+            autocast. Weights, losses and Adam stay in float32; in "float16" the loss is scaled, and
+            a step whose gradients overflow is left out (`torch.amp.GradScaler`).
+        workers: processes that read images from datasets not held in memory; 0 for none.
         progress: show a progress bar.
 
     Returns:
@@ -80,7 +98,8 @@ def fit(
     Raises:
         ValueError: for no domain, an empty domain, V-REx with one domain, an unknown algorithm,
             settings out of range, images of different shapes, labels outside the network's classes,
-            a network without trainable parameters, or a loss that is NaN or infinite (with the step
+            a network without trainable parameters, a precision that the device cannot compute in,
+            or a loss that is NaN or infinite (with the step
             and the domain; on a CPU the weights are then those of the step before).
         TypeError: for images or labels of another type, or a network that does not return logits.
 
@@ -98,14 +117,14 @@ def fit(
         >>> list(history.columns), len(history)
         (['step', 'loss', 'photo', 'sketch'], 3)
     """
-    train = _sources(train)
-    _check_whole_numbers(steps=(steps, 0), batch_size=(batch_size, 1), max_shift=(max_shift, 0))
-    _check_whole_numbers(seed=(seed, 0))
-    _check_numbers(lr=lr, vrex_lambda=vrex_lambda, weight_decay=weight_decay)
-    _check_algorithm(algorithm, train)
+    train = sources(train)
+    check_whole_numbers(steps=(steps, 0), batch_size=(batch_size, 1), max_shift=(max_shift, 0))
+    check_whole_numbers(seed=(seed, 0))
+    check_numbers(lr=lr, vrex_lambda=vrex_lambda, weight_decay=weight_decay)
+    check_algorithm(algorithm, train)
     if vrex_anneal_steps is None:
         vrex_anneal_steps = int(WARM_UP * steps)
-    _check_whole_numbers(vrex_anneal_steps=(vrex_anneal_steps, 0))
+    check_whole_numbers(vrex_anneal_steps=(vrex_anneal_steps, 0))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError(
@@ -114,13 +133,15 @@ def fit(
         )
     if device is not None:
         model.to(device)
-    place, layout = device_of(model), layout_for(model)
-    shape, classes = _check_domains(model, train)
+    place = device_of(model)
+    check_precision(precision, place)
+    layout = layout_for(model, precision)
+    shape, classes = check_domains(model, train)
 
     # All the randomness of the run is drawn beforehand; only dropout is left for the loop.
     generator = torch.Generator().manual_seed(seed)
     orders = {
-        name: _endless_order(count(dataset), steps * batch_size, generator)
+        name: _endless_order(count(dataset), steps * batch_size, generator).view(steps, batch_size)
         for name, dataset in train.items()
     }
     moves = (steps, len(train) * batch_size, 2)
@@ -132,19 +153,21 @@ def fit(
         optimizer = torch.optim.Adam(
             parameters, lr=lr, weight_decay=weight_decay, fused=place.type in ("cpu", "cuda")
         )
+        scaler = torch.amp.GradScaler(place.type, enabled=precision == "float16")
+        loader = read(train, orders, workers=workers, seed=seed)
         for step in _progress(steps, progress):
-            here = slice(step * batch_size, (step + 1) * batch_size)
-            parts = [fetch(dataset, orders[name][here]) for name, dataset in train.items()]
-            for name, part in zip(train, parts, strict=True):
+            parts = next(loader)
+            for name, part in parts.items():
                 where = f"domain {name!r}, step {step + 1}"
                 check_batch(*part, where=where, shape=shape, num_classes=classes)
-            images = _move(torch.cat([images for images, _ in parts]), place)
-            labels = _move(torch.cat([labels for _, labels in parts]), place)
+            images = to_device(torch.cat([images for images, _ in parts.values()]), place)
+            labels = to_device(torch.cat([labels for _, labels in parts.values()]), place)
             images = shift_images(images, shifts[step], max_shift)
             images = images.contiguous(memory_format=layout)
 
             # One pass for all domains: BatchNorm normalises over their mixture.
-            nats = F.cross_entropy(model(images), labels, reduction="none")
+            logits = logits_of(model, images, precision)
+            nats = F.cross_entropy(logits, labels, reduction="none")
             risks = nats.view(len(train), batch_size).mean(1)  # (domains,)
             loss = risks.mean()
             if algorithm == "VREx":
@@ -154,13 +177,14 @@ def fit(
             # A look at the losses makes a GPU wait for its queue to empty, and a CPU for nothing.
             every = 1 if place.type == "cpu" else 50
             if (step + 1) % every == 0 or step + 1 == steps:
-                _check_losses(losses, range(max(0, step + 1 - every), step + 1), list(train))
+                check_losses(losses, range(max(0, step + 1 - every), step + 1), list(train))
 
             for group in optimizer.param_groups:
                 group["lr"] = one_cycle(step, steps, lr)
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()  # as it is, but in float16
+            scaler.step(optimizer)
+            scaler.update()
 
     table = losses.cpu().double().numpy()
     import pandas as pd  # costs more to import than all of this package
@@ -234,13 +258,15 @@ def recalibrate_batchnorm(
     images_per_domain: int = 512,
     batch_size: int = 128,
     seed: int = 0,
+    workers: int = 0,
 ) -> int:
     """Estimate the running statistics of every BatchNorm anew, on images of the source domains.
 
     After pruning, the statistics of the larger network no longer fit. They are forgotten and
     replaced by averages over batches that mix all domains, as training batches do. Parameters,
     modes, momenta and the random state stay as they are; if an error is raised, so do the
-    statistics.
+    statistics. This runs in float32 (in the type of the weights): half precision would round what
+    every later image is normalised with.
 
     Args:
         model: the network, changed in place; on its own device.
@@ -248,6 +274,8 @@ def recalibrate_batchnorm(
         images_per_domain: images taken of each domain (all of a smaller one), drawn at random.
         batch_size: about how many images a batch has, all domains together; at least 2.
         seed: seed of the draw; at least 0.
+        workers: processes that read images from datasets not held in memory; 0 for none. No
+            influence on the result.
 
     Returns:
         How many BatchNorm layers were recalibrated; 0 if the network has none (or none that keeps
@@ -267,10 +295,10 @@ def recalibrate_batchnorm(
         >>> network[0].running_mean
         tensor([5., 5., 5.])
     """
-    train = _sources(train)
-    _check_whole_numbers(images_per_domain=(images_per_domain, 1), batch_size=(batch_size, 2))
-    _check_whole_numbers(seed=(seed, 0))
-    shape, classes = _check_domains(model, train)
+    train = sources(train)
+    check_whole_numbers(images_per_domain=(images_per_domain, 1), batch_size=(batch_size, 2))
+    check_whole_numbers(seed=(seed, 0))
+    shape, classes = check_domains(model, train)
     layers: list[_BatchNorm] = [
         module
         for module in model.modules()
@@ -296,16 +324,12 @@ def recalibrate_batchnorm(
                 layer.reset_running_stats()
                 layer.momentum = None  # a cumulative average: every batch counts the same
                 layer.train()
-            for batch in range(number):
-                parts = []
-                for name, dataset in train.items():
-                    if len(chunks[name][batch]) == 0:
-                        continue
-                    part = fetch(dataset, chunks[name][batch])
+            for batch, parts in enumerate(read(train, chunks, workers=workers, seed=seed)):
+                for name, part in parts.items():
                     where = f"domain {name!r}, batch {batch}"
                     check_batch(*part, where=where, shape=shape, num_classes=classes)
-                    parts.append(part[0])
-                model(_move(torch.cat(parts), place).contiguous(memory_format=layout))
+                images = torch.cat([images for images, _ in parts.values()])
+                model(to_device(images, place).contiguous(memory_format=layout))
         for name, layer in ((n, m) for n, m in model.named_modules() if m in layers):
             if not bool(torch.isfinite(layer.running_var).all()):
                 raise ValueError(
@@ -328,13 +352,6 @@ def _endless_order(images: int, wanted: int, generator: torch.Generator) -> Tens
     rounds = math.ceil(wanted / images)
     orders = [torch.randperm(images, generator=generator) for _ in range(rounds)]
     return torch.cat([*orders, torch.zeros(0, dtype=torch.long)])[:wanted]
-
-
-def _move(tensor: Tensor, place: torch.device) -> Tensor:
-    # From pinned memory a copy to a GPU need not wait for the work queued there.
-    if place.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(place, non_blocking=True)
-    return tensor.to(place)
 
 
 @contextmanager
@@ -372,74 +389,3 @@ def _progress(steps: int, show: bool) -> Iterator[int]:
     from tqdm.auto import tqdm
 
     return iter(tqdm(range(steps), desc="fit", unit="step"))
-
-
-def _check_whole_numbers(**settings: tuple[int, int]) -> None:
-    for name, (value, least) in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is {value!r}; expected a whole number")
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
-
-
-def _check_numbers(**settings: float) -> None:
-    for name, value in settings.items():
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name} is {value!r}; expected a finite number of at least 0")
-
-
-def _check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
-    if algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"unknown algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}."
-            f"{nearest_name(algorithm, ALGORITHMS)}"
-        )
-    if algorithm == "VREx" and len(train) == 1:
-        raise ValueError(
-            f"algorithm 'VREx' with the single domain {next(iter(train))!r}; expected at least "
-            f"two, since it minimises the variance of their risks (use 'ERM' for one domain)"
-        )
-
-
-def _sources(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    if not isinstance(train, Mapping):
-        raise TypeError(
-            f"train is a {type(train).__name__}; expected a mapping from domain name to dataset, "
-            f"such as split.train"
-        )
-    if not train:
-        raise ValueError("no source domain given; expected at least one, such as split.train")
-    taken = [name for name in train if name in ("step", "loss")]
-    if taken:
-        raise ValueError(
-            f"a domain is called {taken[0]!r}, like a column of the history; give it another name"
-        )
-    return dict(train)
-
-
-def _check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[int, ...], int]:
-    """Look at one image of each domain; return the shape of images and the number of classes."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, dataset in train.items():
-        if count(dataset, name) == 0:
-            raise ValueError(f"domain {name!r} has no images; expected at least one")
-        images, labels = fetch(dataset, [0])
-        check_batch(images, labels, where=f"domain {name!r}, image 0")
-        shapes[name] = tuple(images.shape[1:])
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the domains have images of shapes {shapes}; expected one shape for all")
-    return shapes[name], count_classes(model, images.to(device_of(model)))
-
-
-def _check_losses(losses: Tensor, steps: range, names: list[str]) -> None:
-    table = losses[steps.start : steps.stop].cpu()
-    if bool(torch.isfinite(table).all()):
-        return
-    row = int((~torch.isfinite(table)).any(1).nonzero()[0])
-    bad = [name for name, risk in zip(names, table[row, 1:], strict=True) if not risk.isfinite()]
-    what = f"the risk of domain {bad[0]!r}" if len(bad) == 1 else f"the risk of domains {bad}"
-    value = table[row, 1 + names.index(bad[0])] if bad else table[row, 0]
-    raise ValueError(
-        f"{what if bad else 'the objective'} is {float(value)} at step {steps.start + row + 1}; "
-        f"expected a finite number (check the images for NaN, or lower lr)"
-    )

@@ -21,7 +21,8 @@ from torchvision.transforms.v2 import functional
 
 from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.domains import count, fetch
-from dgprune_lite.risks import DomainStatistics, Order, domain_statistics, gated
+from dgprune_lite.gates import gated
+from dgprune_lite.risks import DomainStatistics, Order, domain_statistics
 
 
 def masked_statistics(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.gates import gated
 from dgprune_lite.pruning import PruningPlan
-from dgprune_lite.risks import gated
 from dgprune_lite.running import evaluating
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}

@@ -1,8 +1,14 @@
 """Settings for all tests."""
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device (run `make test-gpu` on a machine with one)")
 
 
 def pytest_terminal_summary(terminalreporter):

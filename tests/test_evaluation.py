@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from dgprune_lite.domains import Split
 from dgprune_lite.evaluation import evaluate, expected_calibration_error, summarize
@@ -154,3 +154,35 @@ def test_bad_data():
     nan = TensorDataset(torch.full((2, 3, 6, 6), float("nan")), torch.zeros(2).long())
     with pytest.raises(ValueError, match="logits for domain 'b', batch 0 are NaN or infinite"):
         evaluate(network(), {"a": images_of(2), "b": nan})
+
+
+class FromDisk(Dataset):
+    """Reads one image after another, as from files."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        image, label = self.dataset[index]
+        return image, int(label)
+
+
+def test_workers_change_nothing():
+    model, data = network(), {"a": images_of(20), "b": images_of(7, seed=1)}
+    wrapped = {name: FromDisk(dataset) for name, dataset in data.items()}
+    expected = evaluate(model, data, batch_size=6)
+    for workers in (0, 2):
+        found = evaluate(model, wrapped, batch_size=6, workers=workers)
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+def test_half_precision():
+    model, data = network(), {"a": images_of(64)}
+    full, half = evaluate(model, data), evaluate(model, data, precision="bfloat16")
+    assert half["risk"][0] == pytest.approx(full["risk"][0], rel=0.01)
+    assert half["risk"][0] != full["risk"][0]  # it did compute in bfloat16
+    with pytest.raises(ValueError, match="precision='float16' needs a CUDA device"):
+        evaluate(model, data, precision="float16")

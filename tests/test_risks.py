@@ -1,13 +1,15 @@
 """Gate gradients and ablation against independent computations."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from networks import EACH, assert_same, domains, fingerprint, network
-from torch.utils.data import Subset, TensorDataset
+from scipy.stats import spearmanr
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 import dgprune_lite as dg
 from dgprune_lite.ablation import ablated_losses
@@ -113,6 +115,110 @@ def test_statistics_are_the_sum_of_those_of_shards(order):
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_batch_size_only_rounds(order):
+    model, graph, data = setting("digits_cnn", images=20)
+    one, seven, all_ = (
+        dg.domain_statistics(model, graph, data, order=order, batch_size=size)
+        for size in (1, 7, 256)
+    )
+    for name in ("images", "risk_sum", "gradient_sum", "fisher_sum", "ablation_sum"):
+        a, b, c = (getattr(stats, name) for stats in (one, seven, all_))
+        assert (a is None) == (b is None) == (c is None)
+        if a is not None:
+            torch.testing.assert_close(a, c, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(b, c, rtol=1e-10, atol=1e-12)
+
+
+def test_out_of_memory_goes_on_with_smaller_chunks_and_says_so_once():
+    model, graph, data = setting("digits_cnn", images=24)
+    expected = dg.domain_statistics(model, graph, data, batch_size=24)
+    sizes = []
+
+    def too_large(module, args):
+        sizes.append(len(args[0]))
+        if len(args[0]) > 6:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    handle = model.register_forward_pre_hook(too_large)
+    with pytest.warns(UserWarning, match="pass batch_size=6") as caught:
+        found = dg.domain_statistics(model, graph, data, batch_size=24)
+    assert len(caught) == 1
+    assert sizes == [24, 12] + 12 * [6]  # found out in the first domain
+    torch.testing.assert_close(found.fisher, expected.fisher)
+    torch.testing.assert_close(found.risk, expected.risk)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no warning when it fits
+        dg.domain_statistics(model, graph, data, batch_size=6)
+    handle.remove()
+    model.register_forward_pre_hook(lambda *_: too_large(model, [range(7)]))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        dg.domain_statistics(model, graph, data, batch_size=3)
+
+
+class FromDisk(Dataset):
+    """Reads one image after another, as from files, some noise on each."""
+
+    def __init__(self, dataset, noise=0.0):
+        self.dataset, self.noise = dataset, noise
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        image, label = self.dataset[index]
+        return image + self.noise * torch.rand_like(image), int(label)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_workers_change_nothing(noise):
+    model, graph, data = setting("digits_cnn", torch.float32)
+    data = {name: FromDisk(dataset, noise) for name, dataset in data.items()}
+    state = torch.get_rng_state()
+    none, two = (
+        dg.domain_statistics(model, graph, data, batch_size=5, workers=workers)
+        for workers in (0, 2)
+    )
+    assert torch.equal(none.gradient_sum, two.gradient_sum)
+    assert torch.equal(none.fisher_sum, two.fisher_sum)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network that has learned the digits somewhat, its graph and source domains."""
+    split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
+    model = dg.build_model("digits_cnn", width=16)
+    dg.fit(model, split.train, steps=60, batch_size=16)
+    few = {name: Subset(part, range(128)) for name, part in split.val.items()}
+    return model, dg.trace_channels(model, split.example_inputs), few
+
+
+@pytest.mark.parametrize("order", ["first", "fisher"])
+def test_bfloat16_ranks_filters_like_float32(trained, order):
+    model, graph, data = trained
+    full = dg.domain_statistics(model, graph, data, order=order)
+    half = dg.domain_statistics(model, graph, data, order=order, precision="bfloat16")
+    assert half.gradient_sum.dtype == torch.float64
+    assert not torch.equal(full.risk_sum, half.risk_sum)  # it did compute in bfloat16
+    torch.testing.assert_close(full.risk, half.risk, rtol=0.02, atol=0)
+    for criterion in ("risk_variance", "risk_gradient", "taylor"):
+        options = {"order": order} if criterion == "risk_variance" else {}
+        a, b = (dg.score(criterion, model, graph, stats, **options) for stats in (full, half))
+        assert spearmanr(graph.join(a), graph.join(b)).statistic > 0.98, criterion
+
+
+def test_precisions_that_are_refused(trained):
+    model, graph, data = trained
+    with pytest.raises(ValueError, match="precision='float16' needs a CUDA device, not 'cpu'"):
+        dg.domain_statistics(model, graph, data, precision="float16")
+    with pytest.raises(ValueError, match="precision='half' is not one of 'float32', 'bfloat16'"):
+        dg.domain_statistics(model, graph, data, precision="half")
+    with pytest.raises(ValueError, match="precision='bfloat16' with order='exact'"):
+        dg.domain_statistics(model, graph, data, precision="bfloat16", order="exact")
 
 
 def test_statistics_of_different_domains_do_not_add_up():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dgprune_lite.models import build_model
-from dgprune_lite.running import count_classes, evaluating, layout_for
+from dgprune_lite.running import count_classes, evaluating, layout_for, logits_of
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
@@ -36,3 +36,36 @@ def test_only_our_own_networks_of_whole_blocks_store_channels_last():
     assert layout_for(build_model("digits_cnn", width=6)) == torch.contiguous_format
     assert layout_for(build_model("mobilenet_v2")) == torch.contiguous_format
     assert layout_for(build_model("resnet18")) == torch.contiguous_format
+
+
+def test_layout_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("dgprune_lite.running.device_of", lambda _: torch.device("cuda"))
+    last, usual = torch.channels_last, torch.contiguous_format
+    assert layout_for(build_model("digits_cnn"), "float32") == usual
+    assert layout_for(build_model("digits_cnn"), "bfloat16") == last
+    assert layout_for(build_model("resnet18"), "float16") == last
+    assert layout_for(build_model("digits_cnn", width=6), "bfloat16") == usual
+    own = nn.Sequential(nn.Conv2d(3, 8, 3))
+    assert layout_for(own, "bfloat16") == usual
+    own.stores_channels_last = True
+    assert layout_for(own, "bfloat16") == last
+
+
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "densenet121"])
+def test_torchvision_networks_compute_the_same_with_channels_last(name):
+    model, images = build_model(name).eval(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        found = model(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_in_half_precision_come_back_in_full():
+    model = build_model("digits_cnn", width=8).eval()
+    images = torch.rand(2, 3, 28, 28)
+    with torch.no_grad():
+        full, half = (logits_of(model, images, p) for p in ("float32", "bfloat16"))
+    assert full.dtype == half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(full, half, rtol=0.1, atol=0.05)
+    assert logits_of(model.double(), images.double()).dtype == torch.float64

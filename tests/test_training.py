@@ -159,6 +159,22 @@ def test_shifts_against_slicing():
     assert shift_images(images, shifts * 0, 0) is images
 
 
+def test_it_learns_in_bfloat16():
+    full, half = network(), network()
+    fit(full, domains(), steps=60, lr=2e-2, batch_size=8)
+    history = fit(half, domains(), steps=60, lr=2e-2, batch_size=8, precision="bfloat16")
+    assert history["loss"].iloc[-5:].mean() < 0.3 * history["loss"].iloc[:5].mean()
+    assert {value.dtype for value in half.parameters()} == {torch.float32}
+    assert not same(copy_of(full), copy_of(half))  # it did compute in bfloat16
+
+
+def test_precisions_that_are_refused():
+    with pytest.raises(ValueError, match="precision='float16' needs a CUDA device, not 'cpu'"):
+        fit(network(), domains(), steps=1, precision="float16")
+    with pytest.raises(ValueError, match="precision='float64' is not one of"):
+        fit(network(), domains(), steps=1, precision="float64")
+
+
 # --- the same numbers again -----------------------------------------------------------------------
 
 SCRIPT = """
@@ -187,6 +203,45 @@ def test_bit_for_bit_in_a_fresh_process():
         check=True,
     )
     assert fresh.stdout.strip() == trained_to_the_bit()
+
+
+class Noisy(Dataset):
+    """Reads one image after another and adds noise, as augmentation does."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        image, label = self.dataset[index]
+        return image + 0.1 * torch.rand_like(image), int(label)
+
+
+def test_workers_change_nothing():
+    def trained(workers, seed=0):
+        train = {name: Noisy(dataset) for name, dataset in domains().items()}
+        model = network(dropout=0.3)
+        fit(model, train, steps=3, batch_size=8, workers=workers, seed=seed)
+        recalibrate_batchnorm(model, train, batch_size=16, workers=workers)
+        return digest(model)
+
+    assert trained(0) == trained(2)
+    assert trained(0) != trained(0, seed=1)
+
+
+def test_an_error_in_a_worker_is_told():
+    class Broken(Noisy):
+        def __getitem__(self, index):
+            if index == 7:
+                raise ValueError("image 7 is cut short")
+            return super().__getitem__(index)
+
+    with pytest.raises(ValueError, match=r"domain 'a', batch \d: image 7 is cut short"):
+        fit(network(), {"a": Broken(domain())}, steps=9, batch_size=8, workers=2)
+    with pytest.raises(ValueError, match="workers is -1; expected a whole number of at least 0"):
+        fit(network(), {"a": Broken(domain())}, steps=9, workers=-1)
 
 
 def test_the_seed_matters():
@@ -451,7 +506,6 @@ def test_a_strided_1x1_convolution_with_few_channels_trains():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda():
     model = network(dropout=0.1)
     history = fit(model, domains(), steps=60, lr=2e-2, batch_size=8, device="cuda")

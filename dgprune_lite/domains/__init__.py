@@ -6,7 +6,7 @@ from dgprune_lite.domains.digits import DigitsLite
 from dgprune_lite.domains.digits_dg import DigitsDG
 from dgprune_lite.domains.folders import MultipleEnvironmentImageFolder
 from dgprune_lite.domains.images import ImageDomain
-from dgprune_lite.domains.loading import batches, check_batch, count, fetch
+from dgprune_lite.domains.loading import batches, check_batch, count, fetch, read, to_device
 from dgprune_lite.domains.mnist_variants import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
 from dgprune_lite.domains.tiny_pacs import draw_tiny_pacs
@@ -32,5 +32,7 @@ __all__ = [
     "fetch",
     "leave_one_domain_out",
     "nearest_name",
+    "read",
+    "to_device",
     "unreadable_images",
 ]

@@ -1,17 +1,21 @@
 """Images of a domain as batches: in order, all of them, and checked.
 
-What this file is *not*: a shuffling data loader. Training draws its own random indices and calls
-`fetch`; evaluation and scoring walk through a domain once, in order, with `batches`.
+What this file is *not*: a shuffling data loader. Training draws its own random places and has them
+read with `read`; evaluation and scoring walk through a domain once, in order, with `batches`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+
+Pair = tuple[Tensor, Tensor]
+Places = Sequence[Sequence[int] | Tensor] | Tensor
+"""The indices wanted in each batch; a tensor has one row a batch."""
 
 
 def count(dataset: Dataset, domain: str = "?") -> int:
@@ -66,11 +70,11 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Te
         >>> images.shape, labels
         (torch.Size([2, 3, 8, 8]), tensor([4, 0]))
     """
-    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
+    if isinstance(dataset, TensorDataset) and in_memory(dataset):
         places = torch.as_tensor(indices, dtype=torch.long, device=dataset.tensors[0].device)
         images, labels = dataset.tensors
         return images[places], labels[places]
-    if type(dataset) is Subset and type(dataset.dataset) is TensorDataset:
+    if isinstance(dataset, Subset) and in_memory(dataset):
         return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[torch.as_tensor(indices)])
     places_list = indices.tolist() if isinstance(indices, Tensor) else list(indices)
     all_at_once = getattr(dataset, "__getitems__", None)
@@ -93,6 +97,114 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Te
     return images, labels
 
 
+def in_memory(dataset: Dataset) -> bool:
+    """Whether `fetch` indexes the images as one tensor: a `TensorDataset`, or a `Subset` of one.
+
+    Example:
+        >>> in_memory(TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5)))
+        True
+    """
+    if type(dataset) is Subset:
+        return in_memory(dataset.dataset)
+    return type(dataset) is TensorDataset and len(dataset.tensors) == 2
+
+
+def read(
+    datasets: Mapping[str, Dataset],
+    places: Mapping[str, Places],
+    *,
+    workers: int = 0,
+    seed: int = 0,
+    pin: bool = False,
+) -> Iterator[dict[str, Pair]]:
+    """Read batch after batch from several domains, ahead of time in other processes if asked.
+
+    What is read depends on the places and the seed alone, not on the number of workers: a dataset
+    that itself draws random numbers from torch, for augmentation say, finds the generator seeded
+    anew for every batch (and the caller's is left as it was). Datasets held in memory are read in
+    this process in any case: a worker would only copy them.
+
+    Args:
+        datasets: domain name to map-style dataset.
+        places: domain name to the indices wanted in each batch; as many batches for all domains.
+            A domain with no index in a batch is left out of it.
+        workers: processes that read; 0 reads in this one. They keep batches in shared memory.
+        seed: what the datasets' own random numbers are seeded with, at least 0.
+        pin: copy to pinned memory what workers have read, for a GPU to fetch while it computes.
+
+    Returns:
+        An iterator over dicts of domain name to (images, labels), as `fetch` returns them.
+
+    Raises:
+        ValueError: if `workers` is not a whole number of at least 0; and what `fetch` raises,
+            naming domain and batch.
+
+    Example:
+        >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
+        >>> [batch["a"][1].tolist() for batch in read({"a": data}, {"a": [[4, 0], [2]]})]
+        [[4, 0], [2]]
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise ValueError(f"workers is {workers!r}; expected a whole number of at least 0")
+    if all(map(in_memory, datasets.values())):
+        workers = 0
+    loader = DataLoader(
+        _Reader(datasets, places, seed),
+        batch_size=None,  # `_Reader` makes the batches
+        num_workers=workers,
+        pin_memory=pin and workers > 0,
+        generator=torch.Generator(),  # else it would draw from the caller's
+    )
+    return iter(loader)
+
+
+class _Reader(Dataset):
+    """Batch number to what is read for it, of every domain."""
+
+    def __init__(
+        self,
+        datasets: Mapping[str, Dataset],
+        places: Mapping[str, Places],
+        seed: int,
+    ) -> None:
+        self.datasets, self.places = dict(datasets), dict(places)
+        generator = torch.Generator().manual_seed(seed)
+        self.seeds = torch.randint(2**31, (len(self),), generator=generator)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.places.values())))
+
+    def __getitem__(self, number: int) -> dict[str, Pair]:
+        found = {}
+        for name, dataset in self.datasets.items():
+            places = self.places[name][number]
+            if len(places) == 0:
+                continue
+            try:
+                if in_memory(dataset):
+                    found[name] = fetch(dataset, places)
+                    continue
+                with torch.random.fork_rng(devices=[]):
+                    torch.default_generator.manual_seed(int(self.seeds[number]))
+                    found[name] = fetch(dataset, places)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"domain {name!r}, batch {number}: {error}") from error
+        return found
+
+
+def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    """Copy a tensor to a device; to a GPU by way of pinned memory, without waiting for it.
+
+    Example:
+        >>> to_device(torch.zeros(2), "cpu")
+        tensor([0., 0.])
+    """
+    if device is not None and torch.device(device).type == "cuda" and not tensor.is_cuda:
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def batches(
     dataset: Dataset,
     batch_size: int,
@@ -100,7 +212,8 @@ def batches(
     domain: str = "?",
     num_classes: int | None = None,
     device: torch.device | str | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+    workers: int = 0,
+) -> Iterator[Pair]:
     """Walk through a domain in order, every image once, in checked batches.
 
     The length and `batch_size` are checked at the call, the content batch by batch.
@@ -111,6 +224,7 @@ def batches(
         domain: name of the domain, for error messages.
         num_classes: if given, labels must lie in [0, num_classes).
         device: where the batches go; None leaves them where the dataset has them.
+        workers: processes that read images ahead, see `read`; 0 for none.
 
     Returns:
         An iterator over (images float (n, channels, height, width), labels int64 (n,)).
@@ -133,28 +247,25 @@ def batches(
             f"domain {domain!r} has no images; expected at least one (check its folder, or the "
             f"split it comes from)"
         )
-    return _walk(dataset, total, batch_size, domain, num_classes, device)
+    places = [range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
+    pin = device is not None and torch.device(device).type == "cuda"
+    parts = read({domain: dataset}, {domain: places}, workers=workers, pin=pin)
+    return _checked(parts, domain, num_classes, device)
 
 
-def _walk(
-    dataset: Dataset,
-    total: int,
-    batch_size: int,
+def _checked(
+    parts: Iterator[dict[str, Pair]],
     domain: str,
     num_classes: int | None,
     device: torch.device | str | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Pair]:
     shape: tuple[int, ...] | None = None
-    for number, start in enumerate(range(0, total, batch_size)):
+    for number, part in enumerate(parts):
+        images, labels = part[domain]
         where = f"domain {domain!r}, batch {number}"
-        stop = min(start + batch_size, total)
-        try:
-            images, labels = fetch(dataset, range(start, stop))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{where}: {error}") from error
         check_batch(images, labels, where=where, shape=shape, num_classes=num_classes)
         shape = tuple(images.shape[1:])
-        yield images.to(device), labels.to(device)
+        yield to_device(images, device), to_device(labels, device)
 
 
 def check_batch(

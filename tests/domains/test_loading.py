@@ -1,5 +1,6 @@
 """fetch and batches: the right images in order, and clear errors for wrong ones."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from dgprune_lite.domains import batches, count, fetch
+from dgprune_lite.domains import batches, count, fetch, read
 
 
 class Listed(Dataset):
@@ -150,3 +151,37 @@ def test_an_iterable_dataset_has_no_length() -> None:
 
     with pytest.raises(TypeError, match="domain 'x' is a Stream without a length"):
         count(Stream(), "x")
+
+
+class Drawing(Dataset):
+    """Augments: every image is another each time, and says which process read it."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return torch.rand(3, 4, 4), os.getpid()
+
+
+def test_workers_read_the_same_whatever_their_number() -> None:
+    places = [[0, 1], [5], [2, 3, 4]]
+    state = torch.get_rng_state()
+    none, one, two = (
+        [batch["a"] for batch in read({"a": Drawing()}, {"a": places}, workers=workers, seed=3)]
+        for workers in (0, 1, 2)
+    )
+    for parts in zip(none, one, two, strict=True):
+        assert torch.equal(parts[0][0], parts[1][0])
+        assert torch.equal(parts[0][0], parts[2][0])
+    assert not torch.equal(none[0][0][0], none[1][0][0])  # another seed for every batch
+    assert torch.equal(state, torch.get_rng_state())
+    readers = [{int(pid) for _, labels in parts for pid in labels} for parts in (none, one, two)]
+    assert readers[0] == {os.getpid()}
+    assert [len(pids - {os.getpid()}) for pids in readers] == [0, 1, 2]
+    again = next(read({"a": Drawing()}, {"a": places}, seed=4))["a"][0]
+    assert not torch.equal(again, none[0][0])
+
+
+def test_a_domain_without_places_is_left_out() -> None:
+    found = list(read({"a": data(), "b": Drawing()}, {"a": [[1], [2]], "b": [[0], []]}))
+    assert [sorted(batch) for batch in found] == [["a", "b"], ["a"]]

@@ -1,0 +1,115 @@
+"""distributed.py: several processes measure what one does, and none waits for one that failed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from networks import domains, network
+from torch.utils.data import Subset, TensorDataset
+
+import dgprune_lite as dg
+from dgprune_lite.risks import ORDERS
+
+# What `torchrun` starts twice. Domain "one" has fewer images than there are processes.
+SCRIPT = """
+import os, sys, torch
+import torch.distributed as dist
+sys.path.insert(0, "tests")
+import test_distributed as test
+
+cuda = sys.argv[2] == "cuda"
+if cuda:
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+dist.init_process_group("nccl" if cuda else "gloo")
+torch.save(test.measure(dist.get_rank(), sys.argv[2]), f"{sys.argv[1]}/{dist.get_rank()}.pt")
+dist.destroy_process_group()
+"""
+NAMES = ("images", "risk_sum", "gradient_sum", "fisher_sum", "ablation_sum")
+
+
+def setting():
+    model, example = network("digits_cnn", torch.float64)
+    graph = dg.trace_channels(model, example)
+    many, odd, one = domains(dtype=torch.float64).values()
+    return model, graph, {"many": many, "odd": Subset(odd, range(7)), "one": Subset(one, [3])}
+
+
+def told(function, *arguments):
+    """What a process is told that should have been refused."""
+    try:
+        function(*arguments)
+    except (RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def measure(rank, device):
+    """Everything that one of two processes does, in the same order as the other."""
+    model, graph, data = setting()
+    model = model.to(device)
+    found = {}
+    for order in ORDERS:
+        stats = dg.distributed_statistics(model, graph, data, order=order, batch_size=5)
+        found[order] = [getattr(stats, name) for name in NAMES]
+    images, labels = (tensor.clone() for tensor in data["many"].tensors)
+    images[3] = torch.nan  # an image of process 1
+    broken = {**data, "many": TensorDataset(images, labels)}
+    found["broken"] = told(dg.distributed_statistics, model, graph, broken)
+    found["none"] = told(dg.distributed_statistics, model, graph, {})
+    fewer = {**data, "many": Subset(data["many"], range(24 - rank))}
+    found["fewer"] = told(dg.distributed_statistics, model, graph, fewer)
+    model.fc.bias.data[0] += rank
+    found["weights"] = told(dg.distributed_statistics, model, graph, data)
+    return found
+
+
+def in_two_processes(folder, device):
+    (folder / "score.py").write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", str(folder / "score.py"), str(folder), device],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def assert_as_one_process(results):
+    model, graph, data = setting()
+    for order in ORDERS:
+        stats = dg.domain_statistics(model, graph, data, order=order)
+        for name, *values in zip(NAMES, *(result[order] for result in results), strict=True):
+            expected = getattr(stats, name)
+            for value in values:
+                if expected is None:
+                    assert value is None
+                else:
+                    assert value.dtype == expected.dtype
+                    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does_and_fail_together(tmp_path):
+    results = in_two_processes(tmp_path, "cpu")
+    assert_as_one_process(results)
+    first, second = results
+    nan = "ValueError: the loss is nan in domain 'many', batch 0"
+    assert second["broken"].startswith(nan)
+    assert first["broken"].startswith(f"RuntimeError: scoring failed in process 1: {nan}")
+    assert "'many', 24" in first["fewer"]
+    assert "'many', 23" in first["fewer"]
+    for result in results:
+        assert "holds no domain" in result["none"]
+        assert "expected the same in all" in result["fewer"]
+        assert "expected the same in all" in result["weights"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus(tmp_path):
+    assert_as_one_process(in_two_processes(tmp_path, "cuda"))

@@ -1,0 +1,66 @@
+"""gates.py: what the gates cost, and that they stay out of the way of other hooks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import network
+from torch import nn
+
+import dgprune_lite as dg
+from dgprune_lite.gates import gate_gradients_per_image
+
+
+def kept_bytes(run):
+    """Bytes that autograd keeps for the backward pass, each storage counted once."""
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "digits_resnet", "digits_cnn"])
+def test_gates_keep_no_more_than_a_training_step(name):
+    model, images = network(name)
+    graph = dg.trace_channels(model, images)
+    labels = torch.zeros(len(images), dtype=torch.long)
+    losses = []
+    training = kept_bytes(lambda: losses.append(F.cross_entropy(model.train()(images), labels)))
+    model.eval()
+    scoring = kept_bytes(lambda: gate_gradients_per_image(model, graph, images, labels))
+    weights = sum(p.nbytes for p in model.parameters())  # which autograd keeps, too
+    assert 0.5 * (training - weights) < scoring - weights < training - weights
+
+
+class Mask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(self.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+def test_a_hook_of_the_caller_is_seen_by_the_gates():
+    torch.manual_seed(0)
+    model = Mask().double().eval()
+    images, labels = torch.rand(5, 3, 8, 8).double(), torch.arange(5)
+    graph = dg.trace_channels(model, images)
+    factor = torch.tensor([0.0, 0.5, 2.0, 1.0]).double()
+    handle = model.bn.register_forward_hook(
+        lambda module, args, output: output * factor[:, None, None]
+    )
+    _, hooked = gate_gradients_per_image(model, graph, images, labels)
+    handle.remove()
+    model.bn.weight.data *= factor
+    model.bn.bias.data *= factor
+    _, written = gate_gradients_per_image(model, graph, images, labels)
+    torch.testing.assert_close(hooked, written)
+    assert not hooked[:, 0].any()
+    assert hooked[:, 1:].all()

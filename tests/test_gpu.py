@@ -1,0 +1,204 @@
+"""A GPU computes what a CPU does, at the cost promised. Skipped, and said so, without CUDA."""
+
+import copy
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import assert_same, domains, fingerprint, network
+from scipy.stats import spearmanr
+from torch.utils.data import TensorDataset
+
+import dgprune_lite as dg
+from dgprune_lite.gates import gate_gradient, gate_gradients_per_image
+from dgprune_lite.risks import ORDERS
+from dgprune_lite.running import evaluating, layout_for
+
+pytestmark = pytest.mark.gpu
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+@pytest.fixture(autouse=True)
+def strict_float32():
+    """No TF32, which rounds to 10 bits and would hide a mistake of that size."""
+    found = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = found
+
+
+def pair(name, dtype=torch.float64):
+    """The same network on the CPU and on the GPU, and its data on the CPU."""
+    here, example = network(name, dtype)
+    return here, copy.deepcopy(here).cuda(), example, domains(dtype=dtype, side=example.shape[-1])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "resnet18", "plain_cnn"])
+def test_scoring(name, order):
+    here, there, example, data = pair(name)
+    data = {domain: TensorDataset(*(t[:6] for t in part.tensors)) for domain, part in data.items()}
+    graph = dg.trace_channels(here, example)
+    before = fingerprint(there)
+    one, other = (
+        dg.domain_statistics(model, graph, data, order=order, batch_size=4)
+        for model in (here, there)
+    )
+    assert_same(before, fingerprint(there))
+    for what in ("risk_sum", "gradient_sum", "fisher_sum", "ablation_sum"):
+        expected, found = getattr(one, what), getattr(other, what)
+        assert (expected is None) == (found is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_evaluation_and_recalibration():
+    here, there, _, data = pair("digits_resnet")
+    for model in (here, there):
+        assert dg.recalibrate_batchnorm(model, data, batch_size=32) > 0
+    for name, value in here.state_dict().items():
+        torch.testing.assert_close(there.state_dict()[name].cpu(), value)
+    one, other = (dg.evaluate(model, data)["risk"].tolist() for model in (here, there))
+    assert other == pytest.approx(one, rel=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["ERM", "VREx"])
+def test_training(algorithm):
+    here, there, _, data = pair("digits_cnn", torch.float32)
+    one, other = (
+        dg.fit(model, data, steps=5, lr=1e-3, batch_size=8, algorithm=algorithm)
+        for model in (here, there)
+    )
+    torch.testing.assert_close(
+        torch.tensor(other.to_numpy()), torch.tensor(one.to_numpy()), rtol=1e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_training_in_half_precision_learns(precision):
+    model = dg.build_model("digits_cnn", width=16).cuda()
+    split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
+    history = dg.fit(model, split.train, steps=100, precision=precision)
+    assert history["loss"].iloc[-5:].mean() < 0.5 * history["loss"].iloc[:5].mean()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    full, half = (dg.evaluate(model, split, precision=p) for p in ("float32", precision))
+    assert half["risk"].tolist() == pytest.approx(full["risk"].tolist(), rel=0.05)
+
+
+def test_a_plan_applied_there_computes_what_the_masked_network_does():
+    here, there, example, data = pair("resnet18")
+    graph = dg.trace_channels(there, example.cuda())
+    stats = dg.domain_statistics(there, graph, data)
+    plan = dg.plan_pruning(graph, dg.score("risk_variance", there, graph, stats), 0.5)
+    small = plan.apply(there)
+    assert next(small.parameters()).is_cuda
+    assert dg.check_exact(there, small, plan, graph, example.cuda()) < 1e-9
+    with torch.no_grad():
+        torch.testing.assert_close(small(example.cuda()).cpu(), plan.apply(here)(example))
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    """A resnet50 as trained networks are, and 3 domains of 256 images of 224 pixels on the GPU."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    model = dg.build_model("resnet50", 10)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.2, 0.6)
+            module.bias.data.normal_(0, 0.1)
+    model = model.cuda()
+    data = {}
+    for brightness, name in enumerate(("a", "b", "c"), 1):
+        images = torch.rand(256, 3, 224, 224, device="cuda", generator=generator) * brightness
+        labels = torch.randint(0, 10, (256,), device="cuda", generator=generator)
+        data[name] = TensorDataset(images, labels)
+    dg.recalibrate_batchnorm(model, data, batch_size=96)
+    return model, dg.trace_channels(model, torch.zeros(1, 3, 64, 64, device="cuda")), data
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("order", ["first", "fisher"])
+def test_half_precision_ranks_the_filters_of_resnet50_like_float32(resnet50, order, precision):
+    model, graph, data = resnet50
+    full, half = (
+        dg.domain_statistics(model, graph, data, order=order, batch_size=64, precision=p)
+        for p in ("float32", precision)
+    )
+    assert not torch.equal(full.risk_sum, half.risk_sum)
+    scores = [dg.score("risk_variance", model, graph, s, order=order) for s in (full, half)]
+    assert spearmanr(*map(graph.join, scores)).statistic > 0.98
+
+
+def bare_pass(model, images, labels, precision):
+    images = images.contiguous(memory_format=layout_for(model, precision))
+    half = {"float32": None, "bfloat16": torch.bfloat16}[precision]
+    with torch.autocast("cuda", dtype=half, enabled=half is not None):
+        logits = model(images)
+    F.cross_entropy(logits.float(), labels).backward()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("order", ["first", "fisher"])
+def test_scoring_costs_what_bare_passes_cost(resnet50, order, precision):
+    model, graph, data = resnet50
+
+    def bare():
+        with evaluating(model):
+            for part in data.values():
+                for images, labels in zip(*(t.split(64) for t in part.tensors), strict=True):
+                    bare_pass(model, images, labels, precision)
+                    model.zero_grad()
+
+    def scoring():
+        dg.domain_statistics(model, graph, data, order=order, batch_size=64, precision=precision)
+
+    def seconds(run):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for run in (bare, scoring):
+        run()  # cuDNN chooses its algorithms
+    ratios = sorted(seconds(scoring) / seconds(bare) for _ in range(5))
+    assert ratios[2] < 1.15, ratios
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("measure", [gate_gradient, gate_gradients_per_image])
+def test_scoring_needs_little_more_memory_than_a_training_step(resnet50, measure, precision):
+    model, graph, data = resnet50
+    images, labels = (tensor[:64] for tensor in data["a"].tensors)
+
+    def peak(run):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+
+    with evaluating(model):
+        scoring = peak(lambda: measure(model, graph, images, labels, precision=precision))
+        model.train()
+        training = peak(lambda: bare_pass(model, images, labels, precision))
+    model.zero_grad()
+    assert scoring < 1.1 * training
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(resnet50):
+    model, graph, data = resnet50
+    few = {"a": TensorDataset(*(tensor[:64] for tensor in data["a"].tensors))}
+    expected = dg.domain_statistics(model, graph, few, batch_size=8)
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((held + 2**31) / total)  # 2 GiB more, not 5
+    try:
+        with pytest.warns(UserWarning, match="do not fit into memory"):
+            found = dg.domain_statistics(model, graph, few, batch_size=64)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.testing.assert_close(found.risk, expected.risk, **CLOSE)
+    assert spearmanr(found.fisher[0], expected.fisher[0]).statistic > 0.99
