@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from dgprune_lite.plans import PruningPlan
-from dgprune_lite.plots import IN_DOMAIN, plt
+from dgprune_lite.plots import IN_DOMAIN, STYLE, plt
 
 _REMOVED = "#C8C8C8"
 _MANY = 60  # layers from which on names would overlap
@@ -28,13 +28,18 @@ def draw_plan(plan: PruningPlan) -> Figure:
     ['conv1', 'conv2', 'conv3', 'fc']
     >>> plt.close(figure)
     """
+    with plt.style.context(STYLE):
+        return _draw(plan)
+
+
+def _draw(plan: PruningPlan) -> Figure:
     rows = [row for row in plan.layers if row["kind"] != "norm"]
     names = [row["module"] for row in rows]
     before = [row["channels_before"] for row in rows]
     after = [row["channels_after"] for row in rows]
     places = range(len(rows))
     inches = 0.24 if len(rows) <= _MANY else 0.1
-    figure, axes = plt.subplots(figsize=(5.6, 1.3 + inches * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.6, 1.3 + inches * len(rows)))
     axes.barh(places, before, color=_REMOVED, label="removed")
     axes.barh(places, after, color=IN_DOMAIN, label="kept")
     step = 1 if len(rows) <= _MANY else 4

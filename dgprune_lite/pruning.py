@@ -87,17 +87,17 @@ def plan_pruning(
             fits no layer, a ratio together with a target.
 
     >>> import torch, dgprune_lite as dg
-    >>> model = dg.build_model("digits_cnn", width=4)
+    >>> model = dg.build_model("digits_cnn", width=8)
     >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
     >>> scores = dg.score("l1", model, graph)
     >>> plan = dg.plan_pruning(graph, scores, pruning_ratio=0.5)
     >>> plan.widths
-    {'conv1': (4, 2), 'conv2': (8, 4), 'conv3': (8, 4)}
+    {'conv1': (8, 4), 'conv2': (16, 8), 'conv3': (16, 8)}
     >>> plan = dg.plan_pruning(graph, scores, {"conv[12]": 0.25}, max_pruning_ratio=0.2)
     >>> plan.widths["conv2"], plan.notes["conv2"]
-    ((8, 7), 'the ratio asked for 6; max_pruning_ratio=0.2 leaves at least 7')
-    >>> dg.plan_pruning(graph, scores, target_parameters=0.6).remarks
-    ('target_parameters=0.6: 59.0% of parameters left, at ratio 0.375',)
+    ((16, 13), 'the ratio asked for 12; max_pruning_ratio=0.2 leaves at least 13')
+    >>> dg.plan_pruning(graph, scores, target_macs=0.5).remarks
+    ('target_macs=0.5: 50.5% of MACs left, at ratio 0.3437',)
     """
     ratio = check_ratio(pruning_ratio)
     target = check_targets(

@@ -48,11 +48,11 @@ def report(
     >>> model, images = dg.build_model("digits_cnn", width=8), torch.rand(4, 3, 28, 28)
     >>> graph = dg.trace_channels(model, images)
     >>> plan = dg.plan_pruning(graph, dg.score("l1", model, graph), pruning_ratio=0.5)
-    >>> dg.report(model, plan.apply(model), images).loc["parameters"]
-    model    5202.000000
-    small    1742.000000
-    left        0.334871
-    Name: parameters, dtype: float64
+    >>> dg.report(model, plan.apply(model), images).head(3)
+                         model   small      left
+    parameters            5202    1742  0.334871
+    MACs               2037888  680256  0.333804
+    file size (bytes)    21152    7152  0.338124
     """
     import pandas as pd
 
@@ -60,7 +60,7 @@ def report(
         raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
     pair = [model, small]
     given = [check_inputs(network, example_inputs) for network in pair]
-    rows: dict[str, list[float]] = {
+    rows: dict[str, list[int] | list[float]] = {
         "parameters": [sum(p.numel() for p in network.parameters()) for network in pair],
         "MACs": [_macs(network, inputs) for network, inputs in zip(pair, given, strict=True)],
         "file size (bytes)": [_state_bytes(network) for network in pair],
@@ -70,8 +70,8 @@ def report(
         there = [_copy_on(network, device) for network in pair]
         seconds = median_latency(there, inputs, rounds)
         rows[f"{device.upper()} latency (ms)"] = [1000 * value for value in seconds]
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["model", "small"])
-    return frame.astype(float).assign(left=frame["small"] / frame["model"])
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["model", "small"], dtype=object)
+    return frame.assign(left=[after / max(before, 1e-12) for before, after in rows.values()])
 
 
 def _macs(network: nn.Module, inputs: tuple[Tensor, ...]) -> int:

@@ -265,7 +265,8 @@ def _ignored(ignored: Any, model: nn.Module | None) -> list[tuple[str, list[str]
         ]
         if not names:
             raise ValueError(f"ignored_layers holds {title} that {type(model).__name__} has not")
-        found.append((title, ["*" if name == "" else name for name in names]))
+        patterns = ["*" if name == "" else name for name in names]
+        found.append((title if is_type else repr(patterns[0]), patterns))
     return found
 
 
