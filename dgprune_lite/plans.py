@@ -91,7 +91,7 @@ class PruningPlan:
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
         )
         facts = [f"{title}: {change}" for title, change in self._savings().items()]
-        below = "<br>".join(escape(line) for line in [*facts, *self.remarks])
+        below = "<br/>".join(escape(line) for line in [*facts, *self.remarks])
         return (
             f"<table><caption>{escape(self._title())}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{rows}</tbody></table><p>{below}</p>"

@@ -45,11 +45,9 @@ def test_names_are_escaped_in_the_table(plan):
 
 def test_the_figure_has_the_channels_of_each_layer(plan):
     figure = plan.plot()
-    bars = figure.axes[0].patches
+    bars = [bar.get_width() for bar in figure.axes[0].patches]
     rows = [row for row in plan.layers if row["kind"] != "norm"]
-    assert [bar.get_width() for bar in bars[: len(rows)]] == [
-        row["channels_before"] for row in rows
-    ]
-    assert [bar.get_width() for bar in bars[len(rows) :]] == [row["channels_after"] for row in rows]
+    assert bars[: len(rows)] == [row["channels_before"] for row in rows]
+    assert bars[len(rows) :] == [row["channels_after"] for row in rows]
     assert plt.rcParams["font.size"] == 10  # the style is the figure's alone
     plt.close(figure)
