@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dgprune_lite.channels import ChannelGraph, keep_mask
+from dgprune_lite.running import check_model
 from dgprune_lite.surgery import Cut, smaller_copy
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ class PruningPlan:
             TypeError: ``model`` is no ``nn.Module``.
             ValueError: A layer of the plan is missing or has another shape.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model is {model!r:.80}, expected the nn.Module that was traced")
+        check_model(model)
         return smaller_copy(model, self.cuts)
 
     def _title(self) -> str:

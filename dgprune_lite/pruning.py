@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 from dgprune_lite.channels import ChannelGraph, trace_channels
 from dgprune_lite.plans import PruningPlan, make_plan
 from dgprune_lite.risks import Order, domain_statistics
+from dgprune_lite.running import check_model
 from dgprune_lite.scores import NEEDS_STATISTICS, score
 from dgprune_lite.selection import check_ratio, check_scores, kept_filters, make_limits
 from dgprune_lite.surgery import Cut
 from dgprune_lite.targets import check_targets, latency_left, plan_for
-from dgprune_lite.timing import check_inputs, check_model
+from dgprune_lite.timing import check_inputs
 
 __all__ = [
     "Cut",

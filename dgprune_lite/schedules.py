@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 from dgprune_lite.channels import ChannelGraph, trace_channels
 from dgprune_lite.plans import PruningPlan, make_plan
 from dgprune_lite.pruning import first_image, score_on
+from dgprune_lite.running import check_model
 from dgprune_lite.selection import Limits, Ratio, check_ratio, make_limits
 from dgprune_lite.targets import Target, check_targets, plan_for
-from dgprune_lite.timing import check_model
 
 
 def prune_iteratively(

@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from dgprune_lite.running import evaluating
+from dgprune_lite.running import check_model, evaluating
 
 
 def median_latency(
@@ -46,12 +46,6 @@ def median_latency(
                 if number >= 2:
                     times.append(time.perf_counter() - start)
     return [median(times) for times in seconds]
-
-
-def check_model(model: object) -> None:
-    """Raise a TypeError unless it is a network."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is {model!r:.80}, expected an nn.Module")
 
 
 def check_inputs(

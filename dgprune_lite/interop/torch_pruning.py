@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.risks import check_graph
+from dgprune_lite.running import check_model
 from dgprune_lite.selection import check_scores
-from dgprune_lite.timing import check_model
 
 
 def as_importance(
