@@ -1,6 +1,7 @@
 """How long pruning takes, side by side with torch-pruning 1.6.1 in one process.
 
-Three tables, of medians over interleaved rounds on one thread of the CPU:
+Three tables, of medians over interleaved rounds, in CPU seconds of one thread (which
+other work on the machine disturbs less than the clock on the wall):
 
 - pruning: trace, score, plan and apply against DependencyGraph and step, half of the filters going
   by their weights' norms;
@@ -131,10 +132,10 @@ def compare(calls: dict[str, Callable[[], Callable[[], object]]], rounds: int) -
     for number in range(rounds + 1):
         for name, prepare in calls.items():
             run = prepare()
-            start = time.perf_counter()
+            start = time.process_time()
             run()
             if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     frame = pd.DataFrame(seconds)
     times = {f"{name} (s)": float(median) for name, median in frame.median().items()}
     return times | {"times as fast": float((frame[THEIRS] / frame[OURS]).median())}

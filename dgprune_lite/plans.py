@@ -154,26 +154,25 @@ def make_plan(
     nothing = np.zeros_like(removed)
     cuts, rows = {}, []
     for name, layer in graph.layers.items():
-        out = np.flatnonzero(~keep_mask(layer.out_units, removed))
-        empty = np.array([], dtype=int)
-        into = empty if layer.in_units is None else ~keep_mask(layer.in_units, removed)
-        into = np.flatnonzero(into)
-        if len(out) or len(into):
-            cuts[name] = Cut(tuple(out.tolist()), tuple(into.tolist()), layer.weight_shape)
+        out = np.flatnonzero(~keep_mask(layer.out_units, removed)).tolist()
+        gone = [] if layer.in_units is None else ~keep_mask(layer.in_units, removed)
+        into = np.flatnonzero(gone).tolist()
+        if out or into:
+            cuts[name] = Cut(tuple(out), tuple(into), layer.weight_shape)
         before, after = layer.size(nothing), layer.size(removed)
         rows.append(
             {
                 "module": name,
                 "kind": layer.kind,
                 "channels_before": len(layer.out_units),
-                "channels_after": layer.widths(removed)[0],
+                "channels_after": len(layer.out_units) - len(out),
                 "parameters_before": before[0],
                 "parameters_after": after[0],
                 "macs_before": before[1],
                 "macs_after": after[1],
             }
         )
-    parameters, macs = zip(graph.totals(nothing), graph.totals(removed), strict=True)
+    parameters, macs = zip(graph.totals(), graph.totals(removed), strict=True)
     kept = torch.from_numpy(~removed).float()
     ratio = dict(pruning_ratio) if isinstance(pruning_ratio, Mapping) else pruning_ratio
     return PruningPlan(
