@@ -102,7 +102,7 @@ class PruningPlan:
         """Draw the channels that every convolution and linear layer keeps and loses.
 
         Returns:
-            The ``matplotlib`` figure, see :func:`~dgprune_lite.plan_figure.draw_plan`.
+            The ``matplotlib`` figure, one bar a layer.
         """
         from dgprune_lite.plan_figure import draw_plan
 
@@ -155,8 +155,9 @@ def make_plan(
     cuts, rows = {}, []
     for name, layer in graph.layers.items():
         out = np.flatnonzero(~keep_mask(layer.out_units, removed)).tolist()
-        gone = [] if layer.in_units is None else ~keep_mask(layer.in_units, removed)
-        into = np.flatnonzero(gone).tolist()
+        into: list[int] = []
+        if layer.in_units is not None:
+            into = np.flatnonzero(~keep_mask(layer.in_units, removed)).tolist()
         if out or into:
             cuts[name] = Cut(tuple(out), tuple(into), layer.weight_shape)
         before, after = layer.size(nothing), layer.size(removed)
