@@ -24,6 +24,8 @@ def test_the_last_step_has_the_widths_of_one_step(name, global_pruning):
         assert more.parameters[1] < less.parameters[1]
         for group in less.kept_gates:  # what is gone stays gone
             assert (more.kept_gates[group] <= less.kept_gates[group]).all()
+    _, first = dg.prune(model, data, "taylor", 0.6 * (1 / 3), **options)
+    assert steps[0][1].removed == first.removed
     small, plan = steps[-1]
     _, at_once = dg.prune(model, data, "taylor", 0.6, **options)
     assert plan.pruning_ratio == 0.6
