@@ -24,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -38,6 +39,7 @@ import dgprune_lite as dg
 
 NETWORKS = ["resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "densenet121"]
 OURS, THEIRS = "dgprune_lite", "torch-pruning"
+TORCH_PRUNING = version("torch-pruning")  # its own __version__ says 1.6.0 in 1.6.1
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def main() -> None:
         memory = {f"{who} (MiB)": peak(who, name, settings.side) for who in (OURS, THEIRS)}
         rows["memory"].append({"network": name, **memory})
         print(f"{name} is measured", file=sys.stderr)
-    print(f"torch {torch.__version__}, torch-pruning {tp.__version__}, 1 thread, CPU")
+    print(f"torch {torch.__version__}, torch-pruning {TORCH_PRUNING}, 1 thread, CPU")
     tables = {title: pd.DataFrame(part).set_index("network") for title, part in rows.items()}
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(float_format='{:.3f}'.format)}")
@@ -171,7 +173,7 @@ def write(path: Path, tables: dict[str, pd.DataFrame], **settings: object) -> No
         "command": shlex.join(["python", *sys.argv]),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "torch-pruning": tp.__version__,
+        "torch-pruning": TORCH_PRUNING,
         "dgprune_lite": dg.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
