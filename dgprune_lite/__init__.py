@@ -26,9 +26,12 @@ from dgprune_lite.domains import (
 from dgprune_lite.evaluation import evaluate, summarize
 from dgprune_lite.gates import gate_gradients_per_image, gated
 from dgprune_lite.models import MODELS, build_model, count_parameters, load_model, save_model
+from dgprune_lite.plans import PruningPlan, make_plan
 from dgprune_lite.pretrained import freeze_batchnorm
-from dgprune_lite.pruning import PruningPlan, plan_pruning, prune
+from dgprune_lite.pruning import plan_pruning, prune
+from dgprune_lite.reports import report
 from dgprune_lite.risks import DomainStatistics, domain_statistics
+from dgprune_lite.schedules import prune_iteratively
 from dgprune_lite.scores import CRITERIA, criterion, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
 from dgprune_lite.verification import check_exact
@@ -69,9 +72,12 @@ __all__ = [
     "leave_one_domain_out",
     "load",
     "load_model",
+    "make_plan",
     "plan_pruning",
     "prune",
+    "prune_iteratively",
     "recalibrate_batchnorm",
+    "report",
     "save",
     "save_model",
     "score",

@@ -7,11 +7,13 @@ interrupted save leaves the old file or none.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dgprune_lite.channels import misfit
-from dgprune_lite.pruning import PruningPlan
+from dgprune_lite.plans import PruningPlan
+from dgprune_lite.running import check_model
 from dgprune_lite.surgery import Cut, shrink
 
 FORMAT = "dgprune_lite pruned network"
@@ -35,10 +38,14 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
         path: Such as ``"small.safetensors"``; replaced if it exists.
 
     Raises:
+        TypeError: Something else than a network and a plan.
         ValueError: ``small`` does not have the shapes that ``plan`` gives.
         FileNotFoundError: The folder does not exist.
     """
-    path = Path(path)
+    path = _path(path)
+    check_model(small)
+    if not isinstance(plan, PruningPlan):
+        raise TypeError(f"plan is {plan!r:.80}, expected the PruningPlan of this network")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save to {str(path)!r}: make the folder {path.parent}")
     expected = plan.to_frame().set_index("module")["channels_after"]
@@ -79,6 +86,7 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
         The pruned network, on the CPU, in the factory's mode.
 
     Raises:
+        TypeError: A ``model_factory`` that cannot be called, or that makes no network.
         FileNotFoundError: No such file.
         ValueError: A damaged or foreign file, another format version, or a factory whose
             network has other layers.
@@ -93,12 +101,18 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     ...     dg.load(f"{folder}/small.safetensors", build).conv1.weight.shape
     torch.Size([2, 3, 3, 3])
     """
-    path = Path(path)
+    path = _path(path)
+    if not callable(model_factory) or isinstance(model_factory, nn.Module):
+        raise TypeError(
+            f"model_factory is {model_factory!r:.80}, expected a function without arguments that "
+            "makes the network as it was before pruning"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}: save a pruned network there first")
     header, tensors = _read(path)
+    cuts = _cuts(header["cuts"], path)
     model = model_factory()
-    cuts = {name: Cut(**record) for name, record in header["cuts"].items()}
+    check_model(model)
     if problem := misfit(model, {name: cut.weight_shape for name, cut in cuts.items()}):
         raise ValueError(f"{path.name} was pruned from another network: {problem}")
     for name, cut in cuts.items():
@@ -110,6 +124,31 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     return model
 
 
+def _path(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path={path!r} must be a path such as 'small.safetensors'")
+    return Path(path)
+
+
+def _cuts(records: Any, path: Path) -> dict[str, Cut]:
+    """The cuts of a header, or a ValueError where they are none."""
+    try:
+        cuts = {
+            name: Cut(**{key: tuple(operator.index(i) for i in part) for key, part in one.items()})
+            for name, one in records.items()
+        }
+        for cut in cuts.values():
+            for axis, lost in enumerate([cut.out, cut.into]):
+                size = cut.weight_shape[axis] if len(cut.weight_shape) > axis else None
+                if any(i < 0 or (size is not None and i >= size) for i in lost):
+                    raise ValueError(f"index {lost} lies outside the shape {cut.weight_shape}")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is damaged: its header holds no valid cuts ({error})"
+        ) from error
+    return cuts
+
+
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """The JSON header and the tensors of a file."""
     try:
@@ -118,7 +157,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path.name} is damaged or no safetensors file: {error}") from error
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(
             f"{path.name} is a safetensors file, but not a network saved by dgprune_lite.save"
         )

@@ -54,7 +54,7 @@ CRITERION_COLORS = {name: style[0] for name, style in _CRITERIA.items()}
 # in a figure of 5.6 in is then 15 and 9 px high.
 SIZES = {"single": (5.6, 3.5), "wide": (7.2, 3.4), "tall": (5.6, 5.6), "square": (4.2, 4.2)}
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "figure.figsize": SIZES["single"],
     "figure.dpi": 100,
     "figure.facecolor": "white",
@@ -92,7 +92,7 @@ def use_style() -> None:
     >>> plt.rcParams["font.size"]
     11.0
     """
-    plt.style.use(_STYLE)
+    plt.style.use(STYLE)
     try:  # sharp figures on sharp screens, where a notebook shows them
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats

@@ -48,6 +48,12 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
     return logits.shape[1]
 
 
+def check_model(model: object) -> None:
+    """Raise a TypeError unless it is a network."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {model!r:.80}, expected an nn.Module")
+
+
 @contextmanager
 def modes_as_found(model: nn.Module) -> Iterator[None]:
     """Give every module its train/eval mode back at the end of a `with` block, error or not.
@@ -59,6 +65,7 @@ def modes_as_found(model: nn.Module) -> Iterator[None]:
         >>> network.training, network[1].training
         (True, False)
     """
+    check_model(model)
     found = [(module, module.training) for module in model.modules()]
     try:
         yield

@@ -124,8 +124,13 @@ def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray
         if layer.kind in ("conv", "linear") and (layer.out_units >= 0).any():
             module = model.get_submodule(name)
             assert isinstance(module.weight, Tensor)
-            weight = filters_first(module, module.weight.detach())
-            yield layer.out_units, weight.double().flatten(1).cpu()
+            yield layer.out_units, filters_first(module, module.weight.detach()).flatten(1)
+
+
+def _norms(model: nn.Module, graph: ChannelGraph, p: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """For every layer with filters: their units and the p-norm of its channels' weights."""
+    for units, rows in _filters(model, graph):
+        yield units, torch.linalg.vector_norm(rows, p, dim=1, dtype=torch.float64).cpu()
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:
@@ -140,14 +145,13 @@ def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tens
 @criterion("l1", statistics=False)
 def l1(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
     """Sum of absolute weights. Source: Li et al. 2017, "Pruning filters for efficient ConvNets"."""
-    return _sum_over_layers(graph, ((u, w.abs().sum(1)) for u, w in _filters(model, graph)))
+    return _sum_over_layers(graph, _norms(model, graph, 1))
 
 
 @criterion("l2", statistics=False)
 def l2(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
     """Euclidean norm of the weights, over all layers of the filter."""
-    squares = ((u, (w**2).sum(1)) for u, w in _filters(model, graph))
-    return _sum_over_layers(graph, squares).sqrt()
+    return _sum_over_layers(graph, ((u, n**2) for u, n in _norms(model, graph, 2))).sqrt()
 
 
 @criterion("bn_scale", statistics=False)
@@ -177,9 +181,8 @@ def bn_scale(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | No
 @criterion("fpgm", statistics=False)
 def fpgm(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
     """Sum of distances to the layer's other filters. Source: He et al. 2019, eq. 4 (FPGM)."""
-    return _sum_over_layers(
-        graph, ((u, torch.cdist(w, w).sum(1)) for u, w in _filters(model, graph))
-    )
+    rows = ((units, weight.double().cpu()) for units, weight in _filters(model, graph))
+    return _sum_over_layers(graph, ((u, torch.cdist(w, w).sum(1)) for u, w in rows))
 
 
 # --- Criteria that look at the risk of the domains together ------------------------------

@@ -1,0 +1,78 @@
+"""Scores of this package as the importance of a torch-pruning pruner.
+
+For who already prunes with torch-pruning (``pip install "dgprune-lite[interop]"``) and wants
+another criterion. Nothing of torch-pruning is imported here: it takes any callable from its groups
+to a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.risks import check_graph
+from dgprune_lite.running import check_model
+from dgprune_lite.selection import check_scores
+
+
+def as_importance(
+    model: nn.Module, graph: ChannelGraph, scores: Mapping[str, Tensor]
+) -> Callable[[Any], Tensor]:
+    """Make an ``importance`` for torch-pruning's pruners.
+
+    Args:
+        model: The network that the pruner gets.
+        graph: From :func:`~dgprune_lite.channels.trace_channels`, of this model.
+        scores: From :func:`~dgprune_lite.scores.score`.
+
+    Returns:
+        A function from a group of torch-pruning to the scores of its root layer's channels,
+        float32 (channels,). Channels that the graph holds to be fixed have score inf, so that they
+        go last. The pruner changes the network, after which the scores no longer fit: for a
+        further step trace and score anew, and set ``pruner.importance``.
+
+    Raises:
+        TypeError: Something else than a network, a graph and scores.
+        ValueError: A graph of another model, or scores of another graph. When called: a layer
+            that is not in the graph or whose width has changed.
+
+    Source: the protocol of ``torch_pruning.importance.Importance``, torch-pruning 1.6.1.
+
+    >>> import dgprune_lite as dg, torch_pruning as tp
+    >>> model, images = dg.build_model("digits_cnn", width=8), torch.rand(1, 3, 28, 28)
+    >>> graph = dg.trace_channels(model, images)
+    >>> importance = as_importance(model, graph, dg.score("l1", model, graph))
+    >>> pruner = tp.pruner.BasePruner(
+    ...     model, images, importance, pruning_ratio=0.5, ignored_layers=[model.fc])
+    >>> pruner.step()                          # in place, as torch-pruning does
+    >>> model.conv1.weight.shape
+    torch.Size([4, 3, 3, 3])
+    """
+    check_model(model)
+    flat = check_scores(graph, scores).float()
+    check_graph(model, graph)
+    names = {module: name for name, module in model.named_modules()}
+    padded = torch.cat([flat, torch.tensor([torch.inf])])  # unit -1 is a fixed channel
+
+    def importance(group: Any) -> Tensor:
+        dependency, channels = group[0]
+        name = names.get(dependency.target.module)
+        layer = graph.layers.get(name or "")
+        if layer is None:
+            raise ValueError(
+                f"the root of the group, {dependency.target.name}, is no layer of the graph: "
+                "put it into ignored_layers"
+            )
+        width = len(dependency.target.module.weight)
+        if width != len(layer.out_units):
+            raise ValueError(
+                f"layer {name!r} has {width} channels, it had {len(layer.out_units)} when it was "
+                "scored: trace and score anew after each step"
+            )
+        return padded[torch.from_numpy(layer.out_units)[torch.as_tensor(channels)]]
+
+    return importance

@@ -1,0 +1,53 @@
+"""How a plan shows itself: as text, as a table, as a figure."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from networks import network
+
+import dgprune_lite as dg
+
+
+@pytest.fixture
+def plan():
+    model, images = network("digits_cnn")
+    graph = dg.trace_channels(model, images)
+    scores = graph.split(torch.arange(graph.num_filters, 0, -1))
+    return dg.plan_pruning(graph, scores, {"conv1": 0.5, "conv*": 0.9}, max_pruning_ratio=0.5)
+
+
+def test_the_text_says_why_a_group_keeps_more(plan):
+    lines = plan.explain().split("\n")
+    where = next(i for i, line in enumerate(lines) if line.startswith("  conv2"))
+    assert "16 ->     8 filters, without 8, 9," in lines[where]
+    assert lines[where + 1].endswith(
+        "the ratio asked for 2; max_pruning_ratio=0.5 leaves at least 8"
+    )
+
+
+def test_the_notebook_table_is_well_formed_and_says_the_same(plan):
+    page = ET.fromstring(f"<div>{plan._repr_html_()}</div>")
+    rows = [[cell.text or "" for cell in row] for row in page.iter("tr")]
+    assert rows[0] == ["group", "filters", "without", "why"]
+    assert [row[0] for row in rows[1:]] == ["conv1", "conv2", "conv3", "fc"]
+    assert rows[2][1] == "16 → 8"
+    assert rows[2][3] == plan.notes["conv2"]
+    assert rows[4][3] == plan.skipped["fc"]
+    assert "parameters: " in "".join(page.itertext())
+
+
+def test_names_are_escaped_in_the_table(plan):
+    plan.notes["conv2"] = "<script>"
+    assert "<script>" not in plan._repr_html_()
+
+
+def test_the_figure_has_the_channels_of_each_layer(plan):
+    figure = plan.plot()
+    bars = [bar.get_width() for bar in figure.axes[0].patches]
+    rows = [row for row in plan.layers if row["kind"] != "norm"]
+    assert bars[: len(rows)] == [row["channels_before"] for row in rows]
+    assert bars[len(rows) :] == [row["channels_after"] for row in rows]
+    assert plt.rcParams["font.size"] == 10  # the style is the figure's alone
+    plt.close(figure)
