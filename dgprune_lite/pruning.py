@@ -139,6 +139,8 @@ def prune(
     target_parameters: float | None = None,
     target_latency: float | None = None,
     batch_size: int = 256,
+    precision: str = "float32",
+    workers: int = 0,
     progress: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, PruningPlan]:
@@ -158,7 +160,8 @@ def prune(
         pruning_ratio: See :func:`plan_pruning`, also for ``global_pruning``, ``ignored_layers``,
             ``round_to``, ``max_pruning_ratio`` and the targets.
         example_inputs: One input batch; by default the first image of ``data``.
-        batch_size: Images a pass while scoring.
+        batch_size: Images a pass while scoring; see
+            :func:`~dgprune_lite.risks.domain_statistics`, also for ``precision``, ``workers``.
         progress: Whether to show a progress bar while scoring.
 
     Returns:
@@ -175,10 +178,11 @@ def prune(
     check_ratio(pruning_ratio)
     check_model(model)
     inputs = first_image(model, data) if example_inputs is None else example_inputs
+    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
     graph = trace_channels(model, inputs)
     plan = plan_pruning(
         graph,
-        score_on(model, graph, data, criterion, batch_size, progress, options),
+        score_on(model, graph, data, criterion, options, progress=progress, **reading),
         pruning_ratio,
         global_pruning=global_pruning,
         ignored_layers=ignored_layers,
@@ -221,18 +225,17 @@ def score_on(
     graph: ChannelGraph,
     data: Mapping[str, Dataset[Any]],
     criterion: str,
-    batch_size: int = 256,
-    progress: bool = False,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any],
+    **reading: Any,
 ) -> dict[str, Tensor]:
-    """The scores of a criterion, with the cheapest statistics that it can do with."""
-    options = dict(options or {})
+    """The scores of a criterion, with the cheapest statistics that it can do with.
+
+    ``options`` go to the criterion, ``reading`` (``batch_size`` and the like) to the statistics.
+    """
     stats = None
     if criterion in NEEDS_STATISTICS:
         order = statistics_order(criterion, options.get("order"))
-        stats = domain_statistics(
-            model, graph, data, order=order, batch_size=batch_size, progress=progress
-        )
+        stats = domain_statistics(model, graph, data, order=order, **reading)
     return score(criterion, model, graph, stats, **options)
 
 

@@ -37,6 +37,8 @@ def prune_iteratively(
     target_macs: float | None = None,
     target_parameters: float | None = None,
     batch_size: int = 256,
+    precision: str = "float32",
+    workers: int = 0,
     progress: bool = False,
     **options: Any,
 ) -> Iterator[tuple[nn.Module, PruningPlan]]:
@@ -53,7 +55,8 @@ def prune_iteratively(
         example_inputs: One input batch; by default the first image of ``data``.
         global_pruning: See :func:`~dgprune_lite.pruning.plan_pruning`, also for
             ``ignored_layers``, ``round_to``, ``max_pruning_ratio`` and the targets.
-        batch_size: Images a pass while scoring.
+        batch_size: Images a pass while scoring; see
+            :func:`~dgprune_lite.risks.domain_statistics`, also for ``precision``, ``workers``.
         progress: Whether to show a progress bar while scoring.
 
     Returns:
@@ -83,6 +86,7 @@ def prune_iteratively(
     target = check_targets(pruning_ratio, macs=target_macs, parameters=target_parameters)
     check_model(model)
     inputs = first_image(model, data) if example_inputs is None else example_inputs
+    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
     graph = trace_channels(model, inputs)
     limits = make_limits(
         graph,
@@ -94,7 +98,7 @@ def prune_iteratively(
     )
 
     def scored(network: nn.Module, part: ChannelGraph) -> dict[str, Tensor]:
-        return score_on(network, part, data, criterion, batch_size, progress, options)
+        return score_on(network, part, data, criterion, options, progress=progress, **reading)
 
     def walk() -> Iterator[tuple[nn.Module, PruningPlan]]:
         small, part = model, graph

@@ -43,9 +43,9 @@ def test_the_next_step_goes_on_from_the_weights_of_the_loop_and_scores_them(monk
     seen = []
     score_on = schedules.score_on
 
-    def spy(network_, *arguments):
+    def spy(network_, *arguments, **reading):
         seen.append(network_.fc.bias.detach().clone())
-        return score_on(network_, *arguments)
+        return score_on(network_, *arguments, **reading)
 
     monkeypatch.setattr(schedules, "score_on", spy)
     for number, (small, _) in enumerate(dg.prune_iteratively(model, domains(), "taylor", steps=3)):
