@@ -261,10 +261,6 @@ def _widths() -> list[Cell]:
 MAIN = (L1, BN_SCALE, FISHER, STD, MEAN_AND_STD)
 
 
-def _wide() -> list[Cell]:
-    return cross(MAIN, (0.3, 0.5, 0.7), width=32)
-
-
 def _resnet() -> list[Cell]:
     return cross([*BASELINES, *OURS], (0.3, 0.5, 0.7), network="digits_resnet")
 
@@ -363,7 +359,6 @@ def _by_seed(cells: Iterable[Cell]) -> list[Cell]:
 GRIDS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "book": ("digits_cnn of width 16: all criteria, six ratios", _book),
     "widths": ("the same with width 8", _widths),
-    "wide": ("width 32: five criteria, three ratios", _wide),
     "resnet": ("digits_resnet: all criteria, three ratios", _resnet),
     "variants": ("variants of the score, and global ranking", _variants),
     "settings": ("shorter and longer fine-tuning, iterative pruning, V-REx", _settings),
