@@ -75,7 +75,7 @@ def export(
     >>> path = export(f"{folder.name}/data.js", folder.name, tiny, criteria=["l1"], images=10)
     >>> page = read(path)
     >>> page.removed("syn", "l1", ratio=0.5)
-    {'conv1': [], 'conv2': [1], 'conv3': [0]}
+    {'conv2': [1], 'conv3': [0]}
     >>> page.predict("syn", {"conv2": [1]})["mnist"].shape
     torch.Size([10])
     """

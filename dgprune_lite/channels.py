@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dgprune_lite.channel_ids import FIXED, Kind, Value, squeeze_constant
 from dgprune_lite.channel_rules.layers import LAYERS
 from dgprune_lite.following import Following, follow
+from dgprune_lite.running import check_model
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     >>> graph.groups["0"].size, graph.skipped
     (4, {'3': "its outputs are the network's outputs"})
     """
+    check_model(model)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if not all(isinstance(value, Tensor) for value in inputs):
         kinds = ", ".join(type(value).__name__ for value in inputs)
