@@ -33,7 +33,7 @@ class Layer:
 
     ``out_units[i]`` is the filter that output channel i belongs to, -1 where it is fixed.
     ``in_units[j]`` is the same for entry j of the weight's input axis, see
-    :func:`filters_first`; None for depthwise convolutions, normalisations and activations with a
+    ``filters_first``; None for depthwise convolutions, normalisations and activations with a
     slope a channel, whose input goes with their output.
     """
 
