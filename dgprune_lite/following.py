@@ -209,7 +209,9 @@ class Following(Propagation):
                 continue
             self.versions[storage] = tensor._version
             for alias in self.aliases[storage]:
-                if _same_view(self.env.get(alias), result):
+                if alias not in self.env:  # nobody reads it any more
+                    continue
+                if _same_view(self.env[alias], result):
                     self.values[alias] = self.values[node]
                     self.rebound.add(node.name)
                 else:
