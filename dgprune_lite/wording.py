@@ -5,6 +5,7 @@ What this file is *not*: statistics (``analysis.py``), which it only calls.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,13 @@ import pandas as pd
 
 from dgprune_lite.analysis import PAIR, bootstrap_interval
 
+_WITH_ERROR = re.compile(r"[\d.]+ (± [\d.]+|\(-?[\d.]+ to -?[\d.]+\))")
+
 
 def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """A Markdown table; the first row's keys are its head.
+
+    A number is not parted from its error or interval at the end of a line: no-break spaces.
 
     >>> print(markdown_table([{"seed": 0, "loss": "1.2"}, {"seed": 1, "loss": "0.9"}]))
     | seed | loss |
@@ -25,8 +30,12 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """
     rows = list(rows)
     head = list(rows[0])
-    lines = [head, ["---"] * len(head), *[[str(row[name]) for name in head] for row in rows]]
+    lines = [head, ["---"] * len(head), *[[_unbroken(row[name]) for name in head] for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _unbroken(cell: Any) -> str:
+    return _WITH_ERROR.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), str(cell))
 
 
 def enumerate_names(names: Iterable[str]) -> str:
