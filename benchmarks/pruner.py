@@ -149,14 +149,19 @@ def peak(who: str, name: str, side: int) -> float:
 
 
 def added_memory(who: str, name: str, side: int) -> float:
-    """MiB by which this process grows at most while it prunes (Linux; not a number elsewhere)."""
+    """MiB by which this process grows at most while it prunes."""
     prune = ours if who == OURS else theirs
     prune(*network("resnet18", side))  # what is loaded on first use is not counted
     model, images = network(name, side)
+    return most_added(lambda: prune(model, images))
+
+
+def most_added(run: Callable[[], object]) -> float:
+    """MiB by which this process grows at most during a run (Linux; not a number elsewhere)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
         before = _status("VmRSS")
-        prune(model, images)
+        run()
         return (_status("VmHWM") - before) / 1024
     except OSError:
         return float("nan")

@@ -1,23 +1,30 @@
 """What scoring costs, against bare forward and backward passes over the same images.
 
-Prints tables: medians over rounds in which all rows are measured in turn, so that a machine that
-slows down slows them all. Then how the cost grows with images, domains and filters: estimated
-scores, like bare passes, with the images alone; the exact ablation also with the filters. Nothing
-is asserted.
+Four tables, of medians over interleaved rounds: on the CPU in CPU seconds of one thread (which
+other work on the machine disturbs less than the clock on the wall), on a GPU in seconds.
 
-    python benchmarks/scoring.py [--rounds 5] [--images 128] [--networks digits_cnn resnet18]
+- cost: both orders of estimated scores, of all filters, in units of the bare passes;
+- growth: the same with more images, domains and filters, beside the exact ablation;
+- ablation: the exact ablation against a loop that runs the whole gated network once a filter;
+- memory: the most that each adds to a process that has loaded the network, one process each.
+
+    python benchmarks/scoring.py [--rounds 5] [--images 64] [--networks ...] [--output FILE.json]
     python benchmarks/scoring.py --device cuda --precision bfloat16 --networks resnet50 --images 512
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from pruner import most_added, write
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -25,39 +32,59 @@ import dgprune_lite as dg
 from dgprune_lite.running import check_precision, evaluating, layout_for, logits_of
 
 SIDE = {"digits_cnn": 28, "digits_resnet": 28}
-ABLATION_IMAGES = 64  # the naive loop takes a minute on these
-GROWTH_IMAGES = 32  # the smallest setting of the growth tables
+NETWORKS = ["digits_cnn", "digits_resnet", "resnet18"]
+ABLATION_IMAGES = 64  # the naive loop takes seconds on these
+GROWTH_IMAGES = 128  # in a domain, at least: whole batches, whose fixed costs then grow alike
+BARE, FIRST, FISHER, EXACT = "bare passes", "first order", "Fisher order", "exact ablation"
 Rows = dict[str, Callable[[], object]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=128, help="images in each of two domains")
+    parser.add_argument("--images", type=int, default=64, help="images in each of two domains")
     parser.add_argument("--batch-size", type=int, default=128)
-    networks = ["digits_cnn", "digits_resnet", "resnet18"]
-    parser.add_argument("--networks", nargs="+", default=networks)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--widths", nargs="+", type=int, default=[8, 16, 32], help="of digits_cnn")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="float32", help="float32, bfloat16 or float16")
+    parser.add_argument("--output", type=Path, help="write the tables and how they were made")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # network, what
     settings = parser.parse_args()
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {settings.device}: PyTorch finds no CUDA device")
     check_precision(settings.precision, settings.device)
-    on_gpu = settings.device.startswith("cuda")
-    place = torch.cuda.get_device_name(settings.device) if on_gpu else "CPU"
-    threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {threads} thread(s), {place}, {settings.precision}")
-    for name in settings.networks:
-        print(f"\n{name}, 2 domains of {settings.images} images, median of {settings.rounds}")
-        show(table(name, settings))
-    print(f"\nexact ablation of digits_cnn (width 32), {ABLATION_IMAGES} images, float32")
-    show(ablation_table(settings))
-    print("\ngrowth, digits_cnn: seconds; the ratio is that of Fisher order to bare passes")
-    show(growth_table(settings))
+    torch.set_num_threads(1)
+    if settings.memory_of:
+        name, what = settings.memory_of
+        model, data = network(name, settings)
+        few = {env: TensorDataset(*part[:2]) for env, part in data.items()}
+        runs(model, few, settings)[what]()  # what is loaded on first use is not counted
+        print(most_added(runs(model, data, settings)[what]))
+        return
+    tables = {
+        "cost": cost_table(settings),
+        "growth": growth_table(settings),
+        "ablation": ablation_table(settings),
+    }
+    if not settings.device.startswith("cuda"):
+        tables["memory"] = memory_table(settings)
+    place = torch.cuda.get_device_name() if settings.device.startswith("cuda") else "1 thread, CPU"
+    print(f"torch {torch.__version__}, {place}, {settings.precision}")
+    print(f"median of {settings.rounds}, 2 domains of {settings.images} images unless it grows")
+    for title, table in tables.items():
+        print(f"\n{title}\n{table.to_string(float_format='{:.3f}'.format)}")
+    if settings.output:
+        names = ("rounds", "images", "batch_size", "device", "precision")
+        shape = {name: getattr(settings, name) for name in names}
+        write(settings.output, tables, ablation_images=ABLATION_IMAGES, seed=0, **shape)
 
 
-def show(frame: pd.DataFrame) -> None:
-    print(frame.to_string(float_format="{:.3f}".format))
+def network(name: str, settings: argparse.Namespace) -> tuple[nn.Module, dict[str, TensorDataset]]:
+    """A network with random weights, and random images of two domains."""
+    side = SIDE.get(name, 224 if settings.device.startswith("cuda") else 64)
+    model = dg.build_model(name, seed=0).to(settings.device)
+    return model, domains(side, settings.images, 2, settings.device)
 
 
 def domains(side: int, images: int, count: int, device: str) -> dict[str, TensorDataset]:
@@ -71,20 +98,8 @@ def domains(side: int, images: int, count: int, device: str) -> dict[str, Tensor
     }
 
 
-def table(name: str, settings: argparse.Namespace) -> pd.DataFrame:
-    """Seconds of the bare passes and of each order of statistics, and their ratio."""
-    side = SIDE.get(name, 224 if settings.device.startswith("cuda") else 64)
-    model = dg.build_model(name).to(settings.device)
-    rows = runs(model, domains(side, settings.images, 2, settings.device), settings)
-    return compare(rows, settings.rounds)
-
-
-def runs(
-    model: nn.Module,
-    data: dict[str, TensorDataset],
-    settings: argparse.Namespace,
-) -> Rows:
-    """Bare forward and backward passes over all images, and both orders of estimated scores."""
+def runs(model: nn.Module, data: dict[str, TensorDataset], settings: argparse.Namespace) -> Rows:
+    """Bare forward and backward passes over all images, and each order of statistics."""
     graph = dg.trace_channels(model, data["domain 0"].tensors[0][:1])
     layout = layout_for(model, settings.precision)
 
@@ -101,26 +116,63 @@ def runs(
                     x = x.contiguous(memory_format=layout)  # as the scoring does
                     F.cross_entropy(logits_of(model, x, settings.precision), y).backward()
 
-    def statistics(order: str) -> Callable[[], object]:
+    def statistics(order: str, **more: str) -> Callable[[], object]:
+        size = settings.batch_size
         return lambda: dg.domain_statistics(
-            model,
-            graph,
-            data,
-            order=order,
-            batch_size=settings.batch_size,
-            precision=settings.precision,
+            model, graph, data, order=order, batch_size=size, **more
         )
 
     return {
-        "bare forward and backward": bare,
-        "first order, all filters": statistics("first"),
-        "Fisher order, all filters": statistics("fisher"),
+        BARE: bare,
+        FIRST: statistics("first", precision=settings.precision),
+        FISHER: statistics("fisher", precision=settings.precision),
+        EXACT: statistics("exact"),
     }
+
+
+def cost_table(settings: argparse.Namespace) -> pd.DataFrame:
+    """Seconds of the bare passes, and of both orders of estimated scores in units of them."""
+    lines = []
+    for name in settings.networks:
+        all_runs = runs(*network(name, settings), settings)
+        seconds = measure({what: all_runs[what] for what in (BARE, FIRST, FISHER)}, settings)
+        lines.append({"network": name, f"{BARE} (s)": seconds[BARE].median()})
+        lines[-1] |= {
+            f"{what} / bare": (seconds[what] / seconds[BARE]).median() for what in (FIRST, FISHER)
+        }
+    return pd.DataFrame(lines).set_index("network")
+
+
+def growth_table(settings: argparse.Namespace) -> pd.DataFrame:
+    """Seconds of digits_cnn with more images, more domains of the same size, and more filters."""
+    least, width = GROWTH_IMAGES, settings.widths[0]
+    grid = [
+        *(("images", width, 2, images) for images in (least, 2 * least, 4 * least)),
+        *(("domains", width, count, least) for count in (2, 4, 8)),
+        *(("filters", width, 2, least) for width in settings.widths),
+    ]
+    lines, rows = [], {}
+    for place, (grows, width, count, images) in enumerate(grid):
+        model = dg.build_model("digits_cnn", width=width, seed=0).to(settings.device)
+        data = domains(28, images, count, settings.device)
+        filters = dg.trace_channels(model, data["domain 0"].tensors[0][:1]).num_filters
+        lines.append(
+            {"grows": grows, "images": count * images, "domains": count, "filters": filters}
+        )
+        all_runs = runs(model, data, settings)
+        rows |= {f"{place} {what}": all_runs[what] for what in (BARE, FISHER, EXACT)}
+    seconds = measure(rows, settings)
+    for place, line in enumerate(lines):
+        parts = {what: seconds[f"{place} {what}"] for what in (BARE, FISHER, EXACT)}
+        line |= {f"{what} (s)": part.median() for what, part in parts.items()}
+        line |= {f"{what} / bare": (parts[what] / parts[BARE]).median() for what in (FISHER, EXACT)}
+    return pd.DataFrame(lines).set_index("grows")
 
 
 def ablation_table(settings: argparse.Namespace) -> pd.DataFrame:
     """Seconds of the exact ablation and of a loop that runs the gated network M times."""
-    model = dg.build_model("digits_cnn", width=32).eval().to(settings.device)
+    width = settings.widths[-1]
+    model = dg.build_model("digits_cnn", width=width, seed=0).eval().to(settings.device)
     data = domains(28, ABLATION_IMAGES, 1, settings.device)
     graph = dg.trace_channels(model, data["domain 0"].tensors[0][:1])
 
@@ -131,77 +183,50 @@ def ablation_table(settings: argparse.Namespace) -> pd.DataFrame:
                 gates = torch.ones(graph.num_filters)
                 gates[m] = 0
                 with dg.gated(model, graph, gates):
-                    for x, y in zip(
-                        images.split(settings.batch_size),
-                        labels.split(settings.batch_size),
-                        strict=True,
-                    ):
-                        F.cross_entropy(model(x), y, reduction="sum")
+                    F.cross_entropy(model(images), labels)
 
-    rows = {"naive loop": naive, "exact ablation": exact(model, data, settings)}
-    return compare(rows, max(2, settings.rounds // 2))
-
-
-def exact(
-    model: nn.Module, data: dict[str, TensorDataset], settings: argparse.Namespace
-) -> Callable[[], object]:
-    graph = dg.trace_channels(model, data["domain 0"].tensors[0][:1])
-    size = settings.batch_size
-    return lambda: dg.domain_statistics(model, graph, data, order="exact", batch_size=size)
+    rounds = max(2, settings.rounds // 2)  # the loop takes its time
+    both = {"naive loop": naive, EXACT: runs(model, data, settings)[EXACT]}
+    seconds = measure(both, settings, rounds)
+    line = {"filters": graph.num_filters}
+    line |= {f"{what} (s)": part.median() for what, part in seconds.items()}
+    line["times as fast"] = (seconds["naive loop"] / seconds[EXACT]).median()
+    return pd.DataFrame([line]).set_index("filters")
 
 
-def growth_table(settings: argparse.Namespace) -> pd.DataFrame:
-    """Seconds with more images, more domains of the same size, and more filters."""
-    least = GROWTH_IMAGES
-    grid = [
-        *(("images", 16, 2, images) for images in (least, 2 * least, 4 * least)),
-        *(("domains", 16, count, least) for count in (2, 4, 8)),
-        *(("filters", width, 2, least) for width in (8, 16, 32)),
-    ]
+def memory_table(settings: argparse.Namespace) -> pd.DataFrame:
+    """MiB by which a process grows at most, on the images of the first table."""
     lines = []
-    for grows, width, count, images in grid:
-        model = dg.build_model("digits_cnn", width=width).to(settings.device)
-        data = domains(28, images, count, settings.device)
-        rows = runs(model, data, settings)
-        estimated = compare(rows, settings.rounds)
-        once = {"exact ablation": exact(model, data, settings)}
-        lines.append(
-            {
-                "grows": grows,
-                "domains": count,
-                "images": count * images,
-                "filters": 5 * width,
-                "bare passes": estimated["seconds"].iloc[0],
-                "Fisher order": estimated["seconds"].iloc[2],
-                "ratio": estimated["ratio to the first row"].iloc[2],
-                "exact ablation": compare(once, 1)["seconds"].iloc[0],
-            }
-        )
-    return pd.DataFrame(lines).set_index("grows")
+    for name in settings.networks:
+        lines.append({"network": name})
+        for what in (BARE, FISHER):
+            lines[-1][f"{what} (MiB)"] = peak(
+                "--memory-of", name, what, "--images", settings.images,
+                "--batch-size", settings.batch_size,
+            )  # fmt: skip
+    return pd.DataFrame(lines).set_index("network")
 
 
-def compare(rows: Rows, rounds: int) -> pd.DataFrame:
-    """Median seconds of each row, and the median over rounds of its ratio to the first."""
+def peak(*arguments: object) -> float:
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(rows: Rows, settings: argparse.Namespace, rounds: int | None = None) -> pd.DataFrame:
+    """Seconds of every run: a column a run, a row a round, in which all are run in turn."""
+    on_gpu = settings.device.startswith("cuda")
+    clock = time.perf_counter if on_gpu else time.process_time
+    finish: Callable[[], object] = torch.cuda.synchronize if on_gpu else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for number in range(rounds + 1):
+    for number in range((rounds or settings.rounds) + 1):
         for name, run in rows.items():
             finish()
-            start = time.perf_counter()
+            start = clock()
             run()
             finish()
             if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    frame = pd.DataFrame(seconds)
-    base = frame.iloc[:, 0]
-    return pd.DataFrame(
-        {"seconds": frame.median(), "ratio to the first row": frame.div(base, axis=0).median()}
-    )
-
-
-def finish() -> None:
-    """Wait for what a GPU has yet to compute."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+                seconds[name].append(clock() - start)
+    return pd.DataFrame(seconds)
 
 
 if __name__ == "__main__":

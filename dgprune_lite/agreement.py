@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from dgprune_lite.analysis import PAIR, method_name
 from dgprune_lite.pruning import kept_filters
@@ -74,6 +73,10 @@ def rank_correlation(network: Network, one: np.ndarray, other: np.ndarray) -> fl
     >>> round(rank_correlation(network, np.array([1, 2, 3, 9, 8]), np.array([4, 5, 6, 2, 1])), 6)
     1.0
     """
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ImportError("the rank correlation needs SciPy: pip install scipy") from error
     found = [stats.spearmanr(one[part], other[part]).statistic for part in _groups(network)]
     return float(np.mean(found))
 

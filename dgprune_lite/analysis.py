@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from dgprune_lite.domains import nearest_name
 from dgprune_lite.grids import CONTROL, LATER
@@ -260,6 +259,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
     """Two-sided p-value of the Wilcoxon signed-rank test; 1 if no pair differs."""
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ImportError("the Wilcoxon test needs SciPy: pip install scipy") from error
     array = np.round(np.asarray(differences, dtype=float), 9)  # ties must be ties
     return float(stats.wilcoxon(array).pvalue) if array.any() else 1.0
 

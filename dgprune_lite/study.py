@@ -26,7 +26,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from tqdm.auto import tqdm
@@ -94,7 +93,14 @@ def run(
 
     Returns:
         How many cells were run.
+
+    Raises:
+        ImportError: if joblib is not installed.
     """
+    try:
+        import joblib
+    except ImportError as error:
+        raise ImportError("running a study needs joblib: pip install joblib") from error
     work = Path(work)
     groups: dict[str, list[Cell]] = {}
     pending = [cell for cell in cells if not cell_path(cell, work).is_file()]

@@ -7,7 +7,8 @@ A chapter is a MyST Markdown notebook. Jupyter shows its prose as plain Markdown
 directives, roles and numbers mean nothing. So they are rewritten: admonitions become quotes,
 references to figures, equations, papers and chapters become words and links, and sentences that
 hold numbers of the run become cells that write them. A directive or role that is unknown here is
-an error: nothing is passed on unread. A first cell sets Colab up.
+an error: nothing is passed on unread. A first cell sets Colab up. Only a chapter whose code asks
+for a GPU asks Colab for one: readers have few free hours of them.
 
 What this file is *not*: it runs nothing, and the notebooks hold no output.
 """
@@ -32,13 +33,14 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 REPOSITORY, BRANCH = CONFIG["repository"]["url"], CONFIG["repository"]["branch"]
 COPY = "dgprune_lite_book"  # the folder of the clone on Colab
 METADATA = {
-    "accelerator": "GPU",
-    "colab": {"gpuType": "T4", "provenance": []},
+    "colab": {"provenance": []},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+GPU_METADATA = {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []}}
 SET_UP = f"""# @title Set up (on Colab: Runtime > Run all)
-# Outside Colab, in a copy of the repository with the package installed, this only looks around.
+# On Colab: fetch the book and install its package, beside Colab's own PyTorch (half a minute).
+# Elsewhere, with the package installed, nothing is fetched.
 import importlib.util
 import os
 import pathlib
@@ -46,16 +48,27 @@ import pathlib
 if importlib.util.find_spec("dgprune_lite") is None:
     !git clone --quiet --depth 1 --branch {BRANCH} {REPOSITORY} {COPY}
     %pip install --quiet --no-deps ./{COPY}
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("dgprune_lite") is None:
+        raise RuntimeError(
+            "The package was not installed; the messages above say why. If it was the network: "
+            "Runtime > Disconnect and delete runtime, then Runtime > Run all."
+        )
 if pathlib.Path("{COPY}/book").is_dir():
-    os.chdir("{COPY}/book")  # the study's results lie there
-
+    os.chdir("{COPY}/book")  # what the chapters read lies there
+elif not pathlib.Path("results").is_dir():
+    print("Chapters read files of the book: open this notebook in the folder book/ of a copy.")
+"""
+ON_CPU = """
+print("Ready. This chapter runs on the CPU, in about a minute; it would not use a GPU.")"""
+ON_GPU = """
 import torch
 
 if torch.cuda.is_available():
-    print("GPU:", torch.cuda.get_device_name())
+    print("Ready. The GPU:", torch.cuda.get_device_name())
 else:
-    print("No GPU, and none is needed: the chapter runs on the CPU in about a minute.")
-    print("To have one on Colab: Runtime > Change runtime type > T4 GPU, then run all again.")"""
+    print("Ready, without a GPU. As it stands, the chapter needs none and takes about a minute.")
+    print("To get one on Colab: Runtime > Change runtime type > T4 GPU, then Runtime > Run all.")"""
 GLUE = '''# @title The numbers of the text
 _numbers = {}
 
@@ -167,12 +180,14 @@ def convert(chapter: Path, labels: Labels) -> str:
     for cell in jupytext.read(chapter).cells:
         make = _code if cell.cell_type == "code" else _prose
         cells += make(cell, labels)
-    cells.insert(1, _code_cell(SET_UP, form=True))
+    on_gpu = any(cell.cell_type == "code" and "cuda" in cell.source for cell in cells)
+    cells.insert(1, _code_cell(SET_UP + (ON_GPU if on_gpu else ON_CPU), form=True))
     if any("glue(" in cell.source and "myst_nb" in cell.source for cell in cells):
         cells.insert(2, _code_cell(GLUE, form=True))
         for cell in cells:
             cell.source = re.sub(r"^from myst_nb import glue\n+", "", cell.source, flags=re.M)
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+    metadata = METADATA | (GPU_METADATA if on_gpu else {})
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
     for place, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{place:03d}"
     nbformat.validate(notebook)

@@ -1,0 +1,60 @@
+"""The committed tables of the benchmarks: made by the commands they name, and of today's shape."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULTS = sorted((ROOT / "book" / "results").glob("*_benchmark.json"))
+HOW = {"command", "torch", "torchvision", "dgprune_lite", "python", "machine", "gpu", "threads"}
+
+
+def shape_of(record: dict[str, object]) -> dict[str, object]:
+    """The names in a file: of its settings, its tables, and the columns of these."""
+    return {
+        name: sorted({column for row in value for column in row}) if type(value) is list else None
+        for name, value in record.items()
+    }
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_file_says_how_it_was_made(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record.keys() >= HOW
+    assert record["threads"] == 1
+    script = f"benchmarks/{path.stem.removesuffix('_benchmark')}.py"
+    assert (ROOT / script).is_file()
+    assert record["command"].startswith(f"python {script} ")
+    assert record["command"].endswith(f"--output book/results/{path.name}")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_scoring_still_makes_such_a_file(tmp_path):
+    command = [sys.executable, "benchmarks/scoring.py", "--rounds", "1", "--images", "4"]
+    command += ["--networks", "digits_cnn", "--widths", "2", "4", "--output", str(tmp_path / "new")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    old = json.loads((ROOT / "book/results/scoring_benchmark.json").read_text(encoding="utf-8"))
+    new = json.loads((tmp_path / "new").read_text(encoding="utf-8"))
+    assert shape_of(new) == shape_of(old)
+
+
+def test_what_the_book_says_about_the_growth_of_costs_holds():
+    record = json.loads((ROOT / "book/results/scoring_benchmark.json").read_text(encoding="utf-8"))
+    growth = pd.DataFrame(record["growth"])
+    filters = growth[growth["grows"] == "filters"]
+    fisher, exact = filters["Fisher order / bare"], filters["exact ablation / bare"]
+    assert fisher.max() < 1.5 * fisher.min(), (
+        "the estimate costs as much for few filters as for many"
+    )
+    more = filters["filters"].iloc[-1] / filters["filters"].iloc[0]
+    assert exact.iloc[-1] / exact.iloc[0] > more / 3, "the exact ablation does not"
+    for what in ("images", "domains"):
+        part = growth[growth["grows"] == what]
+        seconds = part["Fisher order (s)"] / part[what]
+        assert seconds.max() < 1.5 * seconds.min(), f"linear in {what}"
