@@ -16,11 +16,12 @@ TABLE_OF_CONTENTS = yaml.safe_load((BOOK.parent / "_toc.yml").read_text(encoding
 
 # Commands of TeX that every reader of formulas knows, or that only lay a formula out. Letters
 # after them are symbols all the same.
-EVERYDAY = set(
-    r"\approx \bar \begin \big \bigl \bigr \Big \Bigl \Bigr \bmod \cdot \dots \end \exp \frac \ge \hat"
-    r" \in \infty \ldots \le \left \log \max \min \neq \partial \qquad \quad \right \sim \sqrt \sum"
-    r" \tfrac \times \to \top".split()
-)
+EVERYDAY = {
+    r"\approx", r"\bar", r"\begin", r"\big", r"\bigl", r"\bigr", r"\Big", r"\Bigl", r"\Bigr",
+    r"\cdot", r"\dots", r"\end", r"\exp", r"\frac", r"\ge", r"\hat", r"\in", r"\infty", r"\le",
+    r"\left", r"\log", r"\max", r"\min", r"\neq", r"\partial", r"\qquad", r"\quad", r"\right",
+    r"\sim", r"\sqrt", r"\sum", r"\tfrac", r"\times", r"\to", r"\top",
+}  # fmt: skip
 _LAYOUT = re.compile(r"\\(?:begin|end|text|tag)\{[^}]*\}")
 _NAMED = re.compile(r"\\(?:operatorname|mathbb|mathbf|mathrm)\{\w+\}")
 _SYMBOL = re.compile(r"\\[a-zA-Z]+|[A-Za-z]")
@@ -39,6 +40,7 @@ _TEX = {
     "ℓ": r"\ell",
 }
 _CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(?:---\n(.*?)^---\n)?.*?^```$", re.DOTALL | re.M)
+_FIRST_WORDS = re.compile(r"^(?:[A-Z][a-z]{3,})+(?=[A-Z]{2})")  # of a name like ColoredMNIST
 _SHORT = re.compile(r"\b(?:[A-Z]-)?[A-Za-z]*[A-Z]{2,}[A-Za-z]*\b")
 
 
@@ -76,7 +78,7 @@ def read_pages(folder: Path = BOOK) -> list[Page]:
 def read_page(name: str, place: int, markdown: str) -> Page:
     """Take a page apart.
 
-    >>> page = read_page("01_a", 1, "A *loss* $x$ is\\n\\n$$\\nx = 1\\n$$\\n\\nand a number.\\n\\nEnd.")
+    >>> page = read_page("01_a", 1, "The loss is\\n\\n$$\\nx = 1\\n$$\\n\\nnow.\\n\\nEnd.")
     >>> len(page.passages)
     2
     """
@@ -124,4 +126,4 @@ def abbreviations(passage: str) -> set[str]:
     """
     passage = re.sub(r"^#.*$|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", passage, flags=re.M)
     words = _SHORT.findall(_FORMULA.sub("", passage))
-    return {re.sub("^(?:[A-Z][a-z]{3,})+(?=[A-Z]{2})", "", word).removesuffix("s") for word in words}
+    return {_FIRST_WORDS.sub("", word).removesuffix("s") for word in words}

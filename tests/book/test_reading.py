@@ -18,7 +18,6 @@ import re
 from collections.abc import Iterator
 
 import pytest
-
 from reading import BOOK, Page, abbreviations, read_page, read_pages, symbols
 
 PAGES = read_pages()
@@ -186,8 +185,8 @@ def test_abbreviations_that_are_not_spelled_out_are_found():
 
 
 def test_a_figure_that_no_text_mentions_is_found():
-    cell = "```{code-cell} ipython3\n---\nmystnb:\n  figure:\n    caption: A curve.\n    name: fig-a\n"
-    cell += "---\ndraw()\n```\n"
+    settings = "mystnb:\n  figure:\n    caption: A curve.\n    name: fig-a\n"
+    cell = f"```{{code-cell}} ipython3\n---\n{settings}---\ndraw()\n```\n"
     assert unmentioned_figures(page(1, cell)) == ["fig-a"]
     assert unmentioned_figures(page(1, cell + "\n{numref}`fig-a` shows it.")) == []
 
