@@ -10,11 +10,23 @@ the reader writes, and rests on the :class:`~dgprune_lite.exercises.checking.Exe
 
 from dgprune_lite.exercises.chapter_01 import check_leave_out
 from dgprune_lite.exercises.chapter_02 import check_calibration_error, check_vrex_objective
+from dgprune_lite.exercises.chapter_03 import check_l1_importance, check_parameters_left
+from dgprune_lite.exercises.chapter_04 import check_extra_loss, check_paired_difference
+from dgprune_lite.exercises.chapter_05 import check_mixture_score, check_risk_variance_score
+from dgprune_lite.exercises.chapter_06 import check_keep_filters, check_rank_average
 from dgprune_lite.exercises.checking import Verdict
 
 __all__ = [
     "Verdict",
     "check_calibration_error",
+    "check_extra_loss",
+    "check_keep_filters",
+    "check_l1_importance",
     "check_leave_out",
+    "check_mixture_score",
+    "check_paired_difference",
+    "check_parameters_left",
+    "check_rank_average",
+    "check_risk_variance_score",
     "check_vrex_objective",
 ]

@@ -337,11 +337,13 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Tensor):
-        if value.numel() <= 8 and value.device.type != "meta":
+        if value.numel() <= 6 and value.device.type != "meta":
             return f"tensor({_rounded(value.tolist())})"
         return f"<tensor of shape {tuple(value.shape)}>"
     if isinstance(value, nn.Module):
         return f"<{type(value).__name__}>"
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return f"[{', '.join(map(_short, value[:4]))}{', ...' if len(value) > 4 else ''}]"
     if isinstance(value, Mapping):
         inside = ", ".join(f"{key!r}: {_short(part)}" for key, part in list(value.items())[:4])
         return f"{{{inside}{', ...' if len(value) > 4 else ''}}}"
