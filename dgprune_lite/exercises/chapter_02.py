@@ -83,13 +83,13 @@ def check_vrex_objective(function: Callable[..., Any]) -> Verdict:
 
     Args:
         function: Takes ``losses``, float64 (n,), in nats; ``domains``, int64 (n,), the number of
-            each image's domain; and ``weight``, the λ of equation 2.3. Gives a float64 tensor of
-            shape (): the mean over domains of the risks plus λ times their population variance.
+            each image's domain; and ``weight``, λ. Gives a float64 tensor of shape (): the mean
+            over domains of the risks plus λ times their population variance.
 
     Returns:
         A :class:`~dgprune_lite.exercises.checking.Verdict`.
 
-    Source: equation 2.3; Krueger et al. 2021, equation 8.
+    Source: chapter 2, the objective of V-REx; Krueger et al. 2021, equation 8.
 
     >>> check_vrex_objective(lambda losses, domains, weight: losses.mean()).passed
     False

@@ -222,14 +222,14 @@ def check_mixture_score(function: Callable[..., Any]) -> Verdict:
     """Check ``mixture_score(change, sigma)``, what a random mixture of the domains loses.
 
     Args:
-        function: Takes ``change``, Δ, float64 (D, M), in nats, and ``sigma``, the σ of equation
-            5.3, at least 0. Gives float64 (M,), in nats: the root of the expected square of the
-            change of the mixture's risk.
+        function: Takes ``change``, Δ, float64 (D, M), in nats, and ``sigma``, σ, at least 0:
+            the weights of the mixture have the covariance σ²P. Gives float64 (M,), in nats: the
+            root of the expected square of the change of the mixture's risk.
 
     Returns:
         A :class:`~dgprune_lite.exercises.checking.Verdict`.
 
-    Source: equation 5.4.
+    Source: chapter 5, "First route: an unseen domain is a mixture".
 
     >>> check_mixture_score(lambda change, sigma: change.std(0)).passed
     False
