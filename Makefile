@@ -18,7 +18,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help book test quick test-gpu bench study clean env-book env-test
+.PHONY: help book student instructor test quick test-gpu bench study clean env-book env-test
 
 # One computing thread a process: two processes on two cores beat one process with two threads by
 # far, and the numbers do not depend on how many cores a machine has.
@@ -33,19 +33,31 @@ unexport JUPYTER_PATH JUPYTER_CONFIG_PATH JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR SP
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-13s %s\n", $$1, $$2}'
 
-# The next build runs the chapters that have changed, and all when anything else has that they use.
-# What a failed or interrupted build left is not built upon.
+# The next build, of whatever edition, runs the chapters whose code has changed, and all when
+# anything else has that they use. What a failed or interrupted build left is not built upon.
 USED := dgprune_lite book/_ext book/_static book/results _config.yml _toc.yml constraints.txt Makefile
 CHANGED = find $(USED) -type f ! -name "*.pyc" -newer _build/.complete
 
+START = { [ -f _build/.complete ] && [ -z "$$($(CHANGED))" ] || rm -rf _build; } && \
+  mkdir -p _build && rm -f _build/.complete && touch _build/.started
+DONE = mv _build/.started _build/.complete && echo
+
 book: env-book ## build the book into _build/html, running its chapters
-	@[ -f _build/.complete ] && [ -z "$$($(CHANGED))" ] || rm -rf _build
-	@mkdir -p _build && rm -f _build/.complete && touch _build/.started
-	$(JUPYTER_BOOK) build . -W --keep-going -n
-	@mv _build/.started _build/.complete
-	@echo "Open _build/html/index.html in a browser."
+	@$(START)
+	DGPRUNE_EDITION=reader $(JUPYTER_BOOK) build . -W --keep-going -n
+	@$(DONE) "Open _build/html/index.html in a browser."
+
+student: env-book ## build the edition without solutions into _build/student/html
+	@$(START)
+	$(RUN) tools/build_edition.py student
+	@$(DONE) "Open _build/student/html/index.html in a browser."
+
+instructor: env-book ## build the edition with notes for the teacher into _build/instructor/html
+	@$(START)
+	$(RUN) tools/build_edition.py instructor
+	@$(DONE) "Open _build/instructor/html/index.html in a browser."
 
 test: env-test lint ## check style and types, run all tests, doctests and the book (minutes)
 	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder
