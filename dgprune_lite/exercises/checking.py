@@ -17,6 +17,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,10 @@ class Verdict:
         return f"**{'Passed.' if self.passed else 'Not yet.'}** {self.message}"
 
 
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A wrong implementation that readers write, and the sentence that names it."""
@@ -71,7 +76,10 @@ class Exercise:
         mistakes: What readers get wrong. Each must fail in at least one of the cases.
         praise: What the verdict says of a function that passes.
         judge: For exercises with many right answers: takes the result and then the arguments,
-            returns what is wrong, or None. By default the result must equal the reference's.
+            returns a phrase that says what is wrong, such as "it gives no filters", or None. By
+            default the result must equal the reference's.
+        use: Takes the function and then the arguments of a case, and gives the result that is
+            looked at: for what shows in several calls only. By default one call.
     """
 
     reference: Callable[..., Any]
@@ -79,6 +87,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     praise: str = "It agrees with the reference on every input tried."
     judge: Judge | None = None
+    use: Callable[..., Any] = _call
 
 
 def check(exercise: Exercise, function: Any) -> Verdict:
@@ -110,8 +119,9 @@ def check(exercise: Exercise, function: Any) -> Verdict:
         given = _describe(function)
         return Verdict(False, f"This is {given}, not a function: pass it by its name, without ().")
     cases = exercise.cases()
-    names = list(inspect.signature(exercise.reference).parameters)
-    outcomes = [_run(function, arguments) for arguments in cases]
+    asked = exercise.reference if exercise.use is _call else partial(exercise.use, function)
+    names = list(inspect.signature(asked).parameters)
+    outcomes = [_run(exercise, function, arguments) for arguments in cases]
     for arguments, outcome in zip(cases, outcomes, strict=True):
         if outcome.unwritten:
             return Verdict(False, "It is not written yet: replace `raise NotImplementedError`.")
@@ -130,7 +140,7 @@ def _name(
 ) -> str:
     """The sentence of the mistake that has the same outcomes on all inputs, or nothing."""
     for mistake in exercise.mistakes:
-        theirs = (_run(mistake.function, arguments) for arguments in cases)
+        theirs = (_run(exercise, mistake.function, arguments) for arguments in cases)
         if all(_alike(a, b) for a, b in zip(outcomes, theirs, strict=True)):
             return f"{mistake.says} "
     return ""
@@ -155,12 +165,12 @@ def _alike(one: _Outcome, other: _Outcome) -> bool:
         return False
 
 
-def _run(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:
-    """Call a function on copies of the arguments."""
+def _run(exercise: Exercise, function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:
+    """Use a function on copies of the arguments."""
     given = copy.deepcopy(arguments)
     with _own_random_state() as before:
         try:
-            value = function(*given)
+            value = exercise.use(function, *given)
         except NotImplementedError:
             return _Outcome(unwritten=True)
         except Exception as error:  # whatever the reader's function does is reported, not raised
@@ -228,7 +238,7 @@ def _judge(exercise: Exercise, value: Any, arguments: tuple[Any, ...]) -> str | 
     try:
         if exercise.judge is not None:
             return exercise.judge(value, *copy.deepcopy(arguments))
-        expected = exercise.reference(*copy.deepcopy(arguments))
+        expected = exercise.use(exercise.reference, *copy.deepcopy(arguments))
         return difference(value, expected)
     except Exception:  # a result so unlike what was asked that looking at it fails
         return f"it gives {_describe(value)}, which is not what was asked for"
@@ -327,11 +337,13 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Tensor):
-        if value.numel() <= 8 and value.device.type != "meta":
+        if value.numel() <= 6 and value.device.type != "meta":
             return f"tensor({_rounded(value.tolist())})"
         return f"<tensor of shape {tuple(value.shape)}>"
     if isinstance(value, nn.Module):
         return f"<{type(value).__name__}>"
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return f"[{', '.join(map(_short, value[:4]))}{', ...' if len(value) > 4 else ''}]"
     if isinstance(value, Mapping):
         inside = ", ".join(f"{key!r}: {_short(part)}" for key, part in list(value.items())[:4])
         return f"{{{inside}{', ...' if len(value) > 4 else ''}}}"
