@@ -81,6 +81,8 @@ def read_page(name: str, place: int, markdown: str) -> Page:
     >>> page = read_page("01_a", 1, "The loss is\\n\\n$$\\nx = 1\\n$$\\n\\nnow.\\n\\nEnd.")
     >>> len(page.passages)
     2
+    >>> read_page("01_a", 1, "```{exercise} Add\\nThe sum $x$.\\n```").passages
+    ('Add\\nThe sum $x$.',)
     """
     figures = []
 
@@ -92,7 +94,8 @@ def read_page(name: str, place: int, markdown: str) -> Page:
 
     text = re.sub(r"\A---\n.*?^---\n", "", markdown, flags=re.DOTALL | re.M)
     text = _CELL.sub(caption, text)
-    text = re.sub(r"^```\w+\n.*?^```$", "", text, flags=re.DOTALL | re.M)  # code that is shown
+    text = re.sub(r"^```(?:\w+|\{eval-rst\})\n.*?^```$", "", text, flags=re.DOTALL | re.M)
+    text = re.sub(r"^`{3,}(?:\{[\w-]+\})?", "", text, flags=re.M)  # the fences of directives
     passages: list[str] = []
     for block in re.split(r"\n\s*\n", text.strip()):
         below = passages and re.search(r"^\$\$[^$\n]*\Z", passages[-1], re.M)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -125,14 +126,19 @@ PAIRED_INTERVAL = Exercise(
 )
 
 
-def check_paired_interval(function: Any) -> Verdict:
-    """Check a bootstrap interval of the mean paired difference.
+def check_paired_interval(function: Callable[..., Any]) -> Verdict:
+    """Check ``paired_interval(ours, baseline, generator)``, an interval over networks.
 
     Args:
         function: Takes ``ours`` and ``baseline``, float64 arrays (networks, ratios) of points
             lost, and ``generator``, a ``numpy.random.Generator``. Gives the ends of the 95 %
             percentile interval of the mean over networks of baseline minus ours (each network's
             mean over ratios), from 2000 resamples or more.
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: chapter 7, "Method in brief"; Efron and Tibshirani 1993, chapter 13.
 
     >>> check_paired_interval(_unpaired).message[:40]
     'The two criteria are resampled apart, as'
@@ -199,13 +205,18 @@ HOLM = Exercise(
 )
 
 
-def check_holm(function: Any) -> Verdict:
-    """Check Holm's correction for several tests.
+def check_holm(function: Callable[..., Any]) -> Verdict:
+    """Check ``holm(p_values)``, Holm's correction for several tests.
 
     Args:
         function: Takes ``p_values``, a list of n floats, and gives the list of corrected ones in
             the same order: from the smallest p upwards, (n − rank)·p with ranks from 0, at least
             as large as the one before, at most 1 (Holm 1979).
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: Holm 1979; chapter 6, "What a study needs".
 
     >>> check_holm(_bonferroni).passed, check_holm(analysis.holm).passed
     (False, True)

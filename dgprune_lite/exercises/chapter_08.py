@@ -113,13 +113,18 @@ LAYER_AGREEMENT = Exercise(
 )
 
 
-def check_layer_agreement(function: Any) -> Verdict:
-    """Check the rank correlation of two scores within layers, averaged over layers.
+def check_layer_agreement(function: Callable[..., Any]) -> Verdict:
+    """Check ``layer_agreement(one, other, sizes)``, how alike two scores rank filters.
 
     Args:
         function: Takes ``one`` and ``other``, scores of all filters, float64 tensors (M,) without
             ties, and ``sizes``, layer name to its number of filters, in the network's order. Gives
             the mean over layers of Spearman's rank correlation, a float.
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: chapter 8, "Does the score know what a filter is worth?".
 
     >>> check_layer_agreement(_pooled).message[:37]
     'All filters are ranked in one pool. L'
@@ -215,8 +220,8 @@ CHOOSE_SCORE = Exercise(
 )
 
 
-def check_choose_score(function: Any) -> Verdict:
-    """Check a choice of score that leaves the unseen domain out.
+def check_choose_score(function: Callable[..., Any]) -> Verdict:
+    """Check ``choose_score(nested, target)``, a choice that leaves the unseen domain out.
 
     Args:
         function: Takes ``nested``, a table with one row a pruned network: ``method`` (the score's
@@ -225,6 +230,11 @@ def check_choose_score(function: Any) -> Verdict:
             and ``loss_unseen`` (points lost on ``test_env``); and ``target``, the domain that must
             stay unseen. Gives the method with the smallest mean loss over the rows in which the
             target takes no part, a str.
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: chapter 8, "Choose without looking".
 
     >>> check_choose_score(_by_the_target).message[:45]
     'This looks at losses on the target itself. Af'

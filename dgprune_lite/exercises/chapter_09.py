@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from dgprune_lite.exercises.checking import Exercise, Mistake, Verdict, check
 Widths = tuple[int, ...]
 
 
-def _cost(widths: Widths, positions: Widths) -> int:
+def _cost(widths: Sequence[float], positions: Widths) -> float:
     """Multiply-accumulates of 3 × 3 convolutions; the first width is that of the input."""
     return sum(9 * a * b * n for (a, b), n in zip(pairwise(widths), positions, strict=True))
 
@@ -26,7 +27,7 @@ def _outputs_only(widths: Widths, positions: Widths, kept: Widths) -> float:
 
 def _pruned_input(widths: Widths, positions: Widths, kept: Widths) -> float:
     share = kept[0] / widths[1]
-    return _cost((widths[0] * share, *kept), positions) / _cost(widths, positions)  # type: ignore[arg-type]
+    return _cost((widths[0] * share, *kept), positions) / _cost(widths, positions)
 
 
 def _filters_left(widths: Widths, positions: Widths, kept: Widths) -> float:
@@ -82,14 +83,19 @@ MACS_LEFT = Exercise(
 )
 
 
-def check_macs_left(function: Any) -> Verdict:
-    """Check the share of multiply-accumulates that pruning leaves in a chain of convolutions.
+def check_macs_left(function: Callable[..., Any]) -> Verdict:
+    """Check ``macs_left(widths, positions, kept)``, what pruning leaves to compute.
 
     Args:
         function: Takes ``widths``, a tuple with the channels of the image and then the filters of
             each 3 × 3 convolution; ``positions``, a tuple with the pixels of each convolution's
             output; and ``kept``, a tuple with the filters that each convolution keeps. Gives the
             share of the multiply-accumulates that is left, a float in (0, 1].
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: chapter 9, "Predict, then do", number 5; chapter 3, "A plan".
 
     >>> check_macs_left(_filters_left).message[:39]
     'This is the share of filters, which do '

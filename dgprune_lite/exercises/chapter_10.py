@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from dgprune_lite.exercises.checking import Exercise, Mistake, Verdict, check
@@ -105,8 +106,8 @@ TIED_LAYERS = Exercise(
 )
 
 
-def check_tied_layers(function: Any) -> Verdict:
-    """Check which convolutions of a residual network lose the same channels.
+def check_tied_layers(function: Callable[..., Any]) -> Verdict:
+    """Check ``tied_layers(stem, blocks)``, which convolutions lose the same channels.
 
     Args:
         function: Takes ``stem``, the name of the first convolution, and ``blocks``, a list of
@@ -114,6 +115,11 @@ def check_tied_layers(function: Any) -> Verdict:
             its shortcut, or None where the input is added as it is. A block gives
             second(first(x)) + shortcut(x). Gives a set of frozensets of names: convolutions that
             lose the same channels are in one of them, every convolution is in exactly one.
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: chapter 10, "What can go, and what cannot"; chapter 3, "Filters that are tied together".
 
     >>> check_tied_layers(_across_stages).message[:47]
     'A convolution on the shortcut reads the old cha'
@@ -193,8 +199,8 @@ KEPT_WIDTH = Exercise(
 )
 
 
-def check_kept_width(function: Any) -> Verdict:
-    """Check how many filters a layer keeps, given a ratio, a multiple and a bound.
+def check_kept_width(function: Callable[..., Any]) -> Verdict:
+    """Check ``kept_width(filters, ratio, round_to, max_ratio)``, how many filters a layer keeps.
 
     Args:
         function: Takes ``filters`` (how many there are), ``ratio`` in [0, 1), ``round_to``, a
@@ -202,6 +208,11 @@ def check_kept_width(function: Any) -> Verdict:
             multiples of ``round_to`` that are at most ``filters`` and lose no larger share than
             ``max_ratio``, the one nearest to round(filters·(1 − ratio)), the larger of two; all
             filters where there is none.
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: chapter 10, "Say what you want".
 
     >>> check_kept_width(_rounds_down).message[:25]
     'The width is rounded down'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,13 +89,18 @@ AVERAGE_WITH_ERROR = Exercise(
 )
 
 
-def check_average_with_error(function: Any) -> Verdict:
-    """Check the average of a table of leaving one domain out, with its standard error.
+def check_average_with_error(function: Callable[..., Any]) -> Verdict:
+    """Check ``average_with_error(accuracy)``, an average over test domains with its error.
 
     Args:
         function: Takes ``accuracy``, a float64 tensor (seeds, test domains), in per cent. Gives
             the mean and its standard error over seeds, two floats, as DomainBed reports them:
             each seed's mean over the test domains, then mean and standard error of these.
+
+    Returns:
+        A :class:`~dgprune_lite.exercises.checking.Verdict`.
+
+    Source: DomainBed (Gulrajani and Lopez-Paz 2021); chapter 7, "Results by test domain".
 
     >>> check_average_with_error(_no_root).message[:30]
     'This is the standard deviation'
