@@ -41,8 +41,11 @@ def place_of(cell: str) -> int:
 
 def says(passage: str, names: str) -> bool:
     """Whether a passage has one of the names ("scale or shift"), in whatever inflection."""
-    words = re.sub(r"[\s*_]+", " ", passage).lower()
-    return any(name.strip().lower() in words for name in names.split(" or "))
+    words = re.sub(r"\{[\w:]+\}`[^`]*`|^\$\$ \([\w-]+\)$", "", passage, flags=re.M)  # not labels
+    words = re.sub(r"[\s*_]+", " ", words).lower()
+    return any(
+        re.search(rf"\b{re.escape(name.strip().lower())}", words) for name in names.split(" or ")
+    )
 
 
 def undefined_symbols(pages: list[Page], rows: list[list[str]]) -> list[str]:
@@ -158,6 +161,7 @@ def test_symbols_used_too_early_undefined_or_unknown_are_found():
     for text, symbol in [
         ("Take $\\beta$, a weight.", r"\beta"),  # chapter 2 defines it
         ("Take $R$.\n\nThis is the risk.", "R"),  # the name comes later
+        ("Take\n\n$$\nR\n$$ (eq-risk)\n\nof {eq}`eq-risk`.", "R"),  # labels are no words
         ("The risk $R$ of $q$.", "q"),
         ("The risk, with λ = 1.", r"\lambda"),
     ]:
