@@ -63,6 +63,8 @@ def seeding(table, factor):
         (lambda table, factor: right(table, factor).tolist(), "the list `[6.0, 10.0, 14.0]`"),
         (lambda table, factor: "six", "the str `'six'`, expected a tensor of shape (3,)"),
         (lambda table, factor: None, "it gives `None`"),
+        (lambda table, factor: table.numpy(), "the ndarray `array([[0., 1., 2.], [3., 4., 5.]])`"),
+        (lambda table, factor: (_ for _ in table), "the generator `<generator object"),
         (lambda table, factor: right(table, factor).to("meta"), "not what was asked for"),
         (lambda table, factor: table / 0 / [], "it raises `TypeError"),
         (lambda: 0, "takes 0 positional arguments but 2 were given"),
