@@ -6,7 +6,7 @@ What this file is *not*: the rules (``book/test_reading.py``).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -53,7 +53,7 @@ class Page:
         place: 0 for the index, then as in the table of contents.
         text: Its Markdown, code cells replaced by their figures' captions.
         passages: The text cut at blank lines; a formula on lines of its own belongs to what
-            stands above and below it.
+            stands above and below it. Those of its solutions come last.
         figures: Names of its figures, such as "fig-gate".
     """
 
@@ -69,10 +69,15 @@ def read_pages(folder: Path = BOOK) -> list[Page]:
     files = [TABLE_OF_CONTENTS["root"]]
     files += [page["file"] for part in TABLE_OF_CONTENTS["parts"] for page in part["chapters"]]
     names = [Path(file).name for file in files]
-    return [
-        read_page(name, place, (folder / f"{name}.md").read_text(encoding="utf-8"))
-        for place, name in enumerate(names)
-    ]
+    pages = []
+    for place, name in enumerate(names):
+        page = read_page(name, place, (folder / f"{name}.md").read_text(encoding="utf-8"))
+        solutions = folder / "solutions" / f"{name}.md"
+        if solutions.is_file():
+            added = read_page(name, place, solutions.read_text(encoding="utf-8")).passages
+            page = replace(page, passages=page.passages + added)
+        pages.append(page)
+    return pages
 
 
 def read_page(name: str, place: int, markdown: str) -> Page:
