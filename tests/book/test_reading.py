@@ -195,6 +195,13 @@ def test_a_figure_that_no_text_mentions_is_found():
     assert unmentioned_figures(page(1, cell + "\n{numref}`fig-a` shows it.")) == []
 
 
+def test_no_page_has_a_control_character():
+    """A backslash of a formula that was taken for an escape: a tab for the start of times."""
+    for path in [*BOOK.glob("*.md"), *BOOK.glob("*/*.md")]:
+        found = re.search(r"[^\n]*[\x00-\x09\x0b-\x1f][^\n]*", path.read_text(encoding="utf-8"))
+        assert not found, f"{path.name}: {found[0]!r}"
+
+
 def test_all_pages_are_read():
     assert len(CHAPTERS) == len(list(BOOK.glob("[0-9]*.md"))) > 10
     assert sum(len(page.figures) for page in PAGES) > 20
