@@ -29,6 +29,11 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 
+# Not "Math input error", nor the name of an unknown command in red.
+DRAWN_FORMULA = (
+    "article .math mjx-container:not(:has(mjx-merror)):not(:has(mjx-mtext[style*='red']))"
+)
+
 FIRST_PAINT = """() => new Promise((done) => {
   const look = (list) => list.getEntriesByName("first-contentful-paint")
     .forEach((entry) => done(entry.startTime));
@@ -170,7 +175,7 @@ class Browser:
                 ".trim()).map(e => e.outerHTML.slice(0, 200))",
             ),
             "formulas": page.locator("article .math").count(),
-            "formulas_drawn": page.locator("article .math mjx-container").count(),
+            "formulas_drawn": page.locator(DRAWN_FORMULA).count(),
         }
         page.set_viewport_size({"width": 360, "height": 740})
         page.wait_for_timeout(200)
