@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import yaml
@@ -35,7 +36,11 @@ EDITIONS = {
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-LEFT_OUT = ".headerlink, .toctree-wrapper, script, template, button, .dg-controls, summary, noscript"
+LEFT_OUT = (
+    ".headerlink, .toctree-wrapper, script, template, button, .dg-controls, summary, noscript"
+)
+NETWORK = "The web page of this chapter runs a trained network here."
+EXPLORER = "One of several figures: in the web page of this chapter the reader chooses among them."
 SHORT = 30  # a block of at most so many lines or rows is kept on one page
 WIDTH, HEIGHT = 650, 960  # CSS pixels of an A4 page within the margins of make_pdf.css
 READY = """async () => {
@@ -66,11 +71,44 @@ READY = """async () => {
     if (wide > 1) formula.style.fontSize = `${100 / wide}%`;
   }
 }"""
-# The size of every element that the paper would cut; a test wants none.
+NUMBER = """(numbers) => {
+  for (const entry of document.querySelectorAll("[data-heading]")) {
+    entry.textContent = numbers[entry.dataset.heading];
+  }
+}"""
+# Every element that the paper would cut.
 CUT = """() => [...document.querySelectorAll("body *")]
   .filter((e) => e.getBoundingClientRect().right > document.body.clientWidth + 2
     && !e.closest("mjx-assistive-mml, svg"))
   .map((e) => e.outerHTML.slice(0, 120))"""
+
+DOCUMENT = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="author" content="$author">
+<title>$title</title>
+<link rel="stylesheet" href="$static/pygments.css">
+<style>$style</style>
+<script>MathJax = {options: {ignoreHtmlClass: "dg-book", processHtmlClass: "math"}}</script>
+<script defer src="$static/vendor/mathjax/tex-mml-chtml.js"></script>
+</head>
+<body class="dg-book">
+<div class="dg-cover">
+<p class="dg-title">$title</p>
+<p class="dg-edition">$author</p>
+<p class="dg-edition">$edition</p>
+<p class="dg-small">The source of this book, its notebooks and its package:
+<a href="$address">$address</a>. Text and figures: CC BY 4.0. Code: MIT.</p>
+<p>Printed from the book's web pages. Left out are code that the pages fold (it draws figures and
+writes tables; the notebooks have it), the choice of figures that the reader steers (one is shown),
+and the network that runs in a page.</p>
+</div>
+<nav class="dg-contents"><p class="dg-title">Contents</p>
+$contents</nav>
+$articles
+</body>
+</html>""")
 
 
 def page_names(toc: dict[str, Any]) -> list[str]:
@@ -101,7 +139,9 @@ def read_article(path: Path, prefix: str) -> Tag:
     for network in article.select("#dg-network"):
         network.replace_with(_note(soup, "The book's web page runs a trained network here."))
     for explorer in article.select(".dg-explorer"):
-        words = "The first of several figures: in the book's web page the reader chooses among them."
+        words = (
+            "The first of several figures: in the book's web page the reader chooses among them."
+        )
         explorer.append(_note(soup, words))
     for block in article.select("pre, table"):
         lines = len(block.find_all("tr")) or block.get_text().count("\n")
@@ -160,8 +200,8 @@ def headings(articles: list[Tag]) -> list[tuple[int, str, str]]:
     return found
 
 
-def contents(entries: list[tuple[int, str, str]], numbers: list[int]) -> str:
-    """The table of contents: chapters and their sections, with page numbers if they are known."""
+def contents(entries: list[tuple[int, str, str]]) -> str:
+    """The table of contents: chapters and their sections; the page numbers come later."""
     lines, inside = [], False
     for place, (level, text, name) in enumerate(entries):
         if level > 2:
@@ -169,20 +209,18 @@ def contents(entries: list[tuple[int, str, str]], numbers: list[int]) -> str:
         if (level == 2) != inside:
             lines.append("<li><ol>" if level == 2 else "</ol></li>")
             inside = level == 2
-        number = numbers[place] if numbers else ""
-        entry = f'<a href="#{name}">{text}</a><span class="dg-number">{number}</span>'
-        lines.append(f'<li><div class="dg-entry">{entry}</div></li>')
+        number = f'<span class="dg-number" data-heading="{place}"></span>'
+        lines.append(f'<li><div class="dg-entry"><a href="#{name}">{text}</a>{number}</div></li>')
     return "<ol>" + "\n".join([*lines, "</ol></li>" if inside else ""]) + "</ol>"
 
 
-def assemble(source: Path, site: Path, edition: str, numbers: list[int]) -> tuple[str, int]:
+def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
     """The document to print, and how many headings it has."""
     config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
     toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
     files = [site / f"{name}.html" for name in page_names(toc)]
     names = [path.stem for path in files]
     articles = [read_article(path, name) for path, name in zip(files, names, strict=True)]
-    title, address = html.escape(config["title"]), html.escape(config["repository"]["url"])
     rules = []
     for name, article in zip(names, articles, strict=True):
         running = " ".join(article.find("h1").get_text().split()).replace('"', "'")
@@ -191,35 +229,16 @@ def assemble(source: Path, site: Path, edition: str, numbers: list[int]) -> tupl
             f"[id='{name}'] {{ page: p-{name} }} @page p-{name} {{ @bottom-left {{ {look} }} }}"
         )
     entries = headings(articles)
-    mathjax = (site / "_static/vendor/mathjax/tex-mml-chtml.js").resolve().as_uri()
-    pygments = (site / "_static/pygments.css").resolve().as_uri()
-    document = f"""<!DOCTYPE html>
-<html lang="en" data-theme="light">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<link rel="stylesheet" href="{pygments}">
-<style>{STYLE.read_text(encoding="utf-8")}
-{chr(10).join(rules)}</style>
-<script>MathJax = {{options: {{processHtmlClass: "math", ignoreHtmlClass: "dg-book",
-  enableMenu: false}}}}</script>
-<script defer src="{mathjax}"></script>
-</head>
-<body class="dg-book">
-<div class="dg-cover">
-<p class="dg-title">{title}</p>
-<p class="dg-edition">{html.escape(config["author"])}</p>
-<p class="dg-edition">{html.escape(EDITIONS[edition])}</p>
-<p class="dg-small">The book's source, its notebooks and its package: <a href="{address}">{address}</a>.<br>
-Text and figures: CC BY 4.0. Code: MIT.<br>
-Printed from the book's web pages. Left out: code that the pages fold (it draws figures and writes tables; the
-notebooks have it), the choices of figures that the reader steers, and the network that runs in a page.</p>
-</div>
-<nav class="dg-contents"><p class="dg-title">Contents</p>
-{contents(entries, numbers)}</nav>
-{chr(10).join(map(str, articles))}
-</body>
-</html>"""
+    document = DOCUMENT.substitute(
+        title=html.escape(config["title"]),
+        author=html.escape(config["author"]),
+        edition=html.escape(EDITIONS[edition]),
+        address=html.escape(config["repository"]["url"]),
+        style="\n".join([STYLE.read_text(encoding="utf-8"), *rules]),
+        static=(site / "_static").resolve().as_uri(),
+        contents=contents(entries),
+        articles="\n".join(map(str, articles)),
+    )
     return document, len(entries)
 
 
@@ -251,7 +270,7 @@ def heading_pages(pdf: Path) -> list[int]:
 
 
 def make(source: Path, site: Path, edition: str, output: Path) -> list[str]:
-    """Write the PDF; return what the paper cuts off (nothing, in a book that is as it should be)."""
+    """Write the PDF; return what is wider than the paper (nothing, if all is well)."""
     executable = find_browser()
     from playwright.sync_api import sync_playwright
 
@@ -264,23 +283,18 @@ def make(source: Path, site: Path, edition: str, output: Path) -> list[str]:
         page.emulate_media(media="print")
         draft = Path(folder, "book.html")
         printed = Path(folder, "book.pdf")
-        numbers: list[int] = []
-        for _ in range(2):
-            document, count = assemble(source, site, edition, numbers)
-            draft.write_text(document, encoding="utf-8")
-            page.goto(draft.as_uri(), wait_until="load")
-            page.evaluate(READY)
-            cut: list[str] = page.evaluate(CUT)
-            page.pdf(
-                path=printed,
-                prefer_css_page_size=True,
-                print_background=True,
-                outline=True,
-                tagged=True,
-            )
-            numbers = heading_pages(printed)
-            if len(numbers) != count:
-                raise RuntimeError(f"the PDF's outline has {len(numbers)} of {count} headings")
+        document, count = assemble(source, site, edition)
+        draft.write_text(document, encoding="utf-8")
+        page.goto(draft.as_uri(), wait_until="load")
+        page.evaluate(READY)
+        cut: list[str] = page.evaluate(CUT)
+        options = {"prefer_css_page_size": True, "print_background": True}
+        page.pdf(path=printed, outline=True, tagged=True, **options)
+        numbers = heading_pages(printed)
+        if len(numbers) != count:
+            raise RuntimeError(f"the PDF's outline has {len(numbers)} of {count} headings")
+        page.evaluate(NUMBER, numbers)
+        page.pdf(path=printed, outline=True, tagged=True, **options)
         browser.close()
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = output.with_suffix(".part")
@@ -293,9 +307,13 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("edition", choices=EDITIONS)
+    parser.add_argument("--check", action="store_true", help="only look whether there is Chromium")
     parser.add_argument("--source", type=Path, default=ROOT, help="the book's top level")
     parser.add_argument("--build", type=Path, help="the build folder (default: _build)")
     options = parser.parse_args(arguments)
+    find_browser()
+    if options.check:
+        return 0
     build = options.build or options.source / "_build"
     site = build / options.edition / "html"
     if not site.is_dir():
