@@ -138,7 +138,8 @@ def test_what_cannot_be_meant_is_an_error(function, text, message):
 
 def test_an_unknown_edition_is_an_error_that_names_the_three():
     config = SimpleNamespace(dgprune_edition="teacher", html_title="A book")
-    with pytest.raises(editions.EditionError, match=r"'teacher'.*'reader', 'student', 'instructor'"):
+    named = r"'teacher'.*'reader', 'student', 'instructor'"
+    with pytest.raises(editions.EditionError, match=named):
         editions._check_configuration(None, config)
     for edition, title in (
         ("reader", "A book"),
