@@ -47,7 +47,9 @@ READY = """async () => {
   await MathJax.startup.promise;
   await document.fonts.ready;
   await Promise.all([...document.images].map((image) => image.decode()));
-  const available = document.body.clientWidth;
+  for (const image of document.images) {
+    image.style.width = `${0.36 * image.naturalWidth}px`; // their letters are then as large as ours
+  }
   const shrink = (element, least) => {
     let size = parseFloat(getComputedStyle(element).fontSize);
     while (element.scrollWidth > element.clientWidth + 1 && size > least) {
@@ -57,7 +59,7 @@ READY = """async () => {
   };
   for (const output of document.querySelectorAll(".cell_output pre")) {
     output.classList.add("dg-whole"); // what is printed as a table keeps its lines, if it can
-    if (!shrink(output, 6.5)) output.classList.remove("dg-whole");
+    if (!shrink(output, 7.5)) output.classList.remove("dg-whole");
   }
   for (const table of document.querySelectorAll("table")) {
     const size = () => parseFloat(getComputedStyle(table).fontSize);
