@@ -70,6 +70,7 @@ def build_book() -> Callable[[Path, Path], Build]:
 def _build(source: Path, output: Path) -> Build:
     """Run the Makefile's build command, with nothing of this process's Python set-up."""
     dropped = {"MPLBACKEND", "PYTHONPATH", "PYTHONWARNINGS", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR"}
+    dropped |= {"DGPRUNE_EDITION"}
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "NO_COLOR": "1"}
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
