@@ -1,6 +1,7 @@
 """Self-checks for the exercises of the book: one function ``check_...`` an exercise.
 
-Each takes the function you wrote and gives a :class:`Verdict` that says in words what is wrong
+Each takes the function you wrote and gives a
+:class:`~dgprune_lite.exercises.checking.Verdict` that says in words what is wrong
 with it. Not imported with the package: ``from dgprune_lite import exercises``.
 
 One module a chapter. ``check_vrex_objective`` is the check of the function ``vrex_objective`` that
