@@ -36,10 +36,11 @@ EDITIONS = {
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-LEFT_OUT = (
-    ".headerlink, .toctree-wrapper, script, template, button, .dg-controls, summary, noscript"
+LEFT_OUT = ".headerlink, .toctree-wrapper, .dg-controls, button, script, style, summary, template"
+NETWORK = (
+    "Here the web page of this chapter runs a trained network. In a copy of the repository, open "
+    "book/_static/network/index.html."
 )
-NETWORK = "The web page of this chapter runs a trained network here."
 EXPLORER = "One of several figures: in the web page of this chapter the reader chooses among them."
 SHORT = 30  # a block of at most so many lines or rows is kept on one page
 WIDTH, HEIGHT = 650, 960  # CSS pixels of an A4 page within the margins of make_pdf.css
@@ -139,12 +140,9 @@ def read_article(path: Path, prefix: str) -> Tag:
             code.decompose()
         folded.unwrap()
     for network in article.select("#dg-network"):
-        network.replace_with(_note(soup, "The book's web page runs a trained network here."))
+        network.replace_with(_note(soup, NETWORK))
     for explorer in article.select(".dg-explorer"):
-        words = (
-            "The first of several figures: in the book's web page the reader chooses among them."
-        )
-        explorer.append(_note(soup, words))
+        explorer.append(_note(soup, EXPLORER))
     for block in article.select("pre, table"):
         lines = len(block.find_all("tr")) or block.get_text().count("\n")
         if lines <= SHORT:
