@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -36,10 +36,11 @@ EDITIONS = {
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-LEFT_OUT = (
-    ".headerlink, .toctree-wrapper, script, template, button, .dg-controls, summary, noscript"
+LEFT_OUT = ".headerlink, .toctree-wrapper, .dg-controls, button, script, style, summary, template"
+NETWORK = (
+    "Here the web page of this chapter runs a trained network. In a copy of the repository, open "
+    "book/_static/network/index.html."
 )
-NETWORK = "The web page of this chapter runs a trained network here."
 EXPLORER = "One of several figures: in the web page of this chapter the reader chooses among them."
 SHORT = 30  # a block of at most so many lines or rows is kept on one page
 WIDTH, HEIGHT = 650, 960  # CSS pixels of an A4 page within the margins of make_pdf.css
@@ -123,10 +124,11 @@ def page_names(toc: dict[str, Any]) -> list[str]:
     return [toc["root"], *(page["file"] for part in parts for page in part.get("chapters", []))]
 
 
-def read_article(path: Path, prefix: str) -> Tag:
+def read_article(path: Path, pages: Collection[str]) -> Tag:
     """The article of a built page, for paper, with identifiers that no other page has.
 
-    Links between pages become links within the document; images are looked for from `path`.
+    Links between `pages` become links within the document, links to others plain text; images are
+    looked for from `path`.
     """
     soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
     article = soup.select_one("article.bd-article > section")
@@ -139,21 +141,17 @@ def read_article(path: Path, prefix: str) -> Tag:
             code.decompose()
         folded.unwrap()
     for network in article.select("#dg-network"):
-        network.replace_with(_note(soup, "The book's web page runs a trained network here."))
+        network.replace_with(_note(soup, NETWORK))
     for explorer in article.select(".dg-explorer"):
-        words = (
-            "The first of several figures: in the book's web page the reader chooses among them."
-        )
-        explorer.append(_note(soup, words))
+        explorer.append(_note(soup, EXPLORER))
     for block in article.select("pre, table"):
         lines = len(block.find_all("tr")) or block.get_text().count("\n")
         if lines <= SHORT:
             block["class"] = [*block.get("class", []), "dg-short"]
     for element in article.find_all(True):
-        _rename(element, path, prefix)
-    article["id"] = prefix
-    article["class"] = ["dg-part"]
-    return article
+        _rename(element, path, pages)
+    _rename(article, path, pages)
+    return article.wrap(soup.new_tag("div", attrs={"class": "dg-part", "id": path.stem}))
 
 
 def _note(soup: BeautifulSoup, words: str) -> Tag:
@@ -162,8 +160,9 @@ def _note(soup: BeautifulSoup, words: str) -> Tag:
     return note
 
 
-def _rename(element: Tag, path: Path, prefix: str) -> None:
+def _rename(element: Tag, path: Path, pages: Collection[str]) -> None:
     """Make identifiers, and what refers to them, those of the whole document."""
+    prefix = path.stem
     if "id" in element.attrs:
         element["id"] = f"{prefix}--{element['id']}"
     for name in ("style", "clip-path", "fill", "mask", "stroke"):
@@ -173,22 +172,26 @@ def _rename(element: Tag, path: Path, prefix: str) -> None:
         element["src"] = (path.parent / element["src"]).resolve().as_uri()
     for name in ("href", "xlink:href"):
         if name in element.attrs:
-            element[name] = _address(str(element[name]), path, prefix)
+            element[name] = _address(str(element[name]), prefix, pages)
             if not element[name]:
                 del element[name]
 
 
-def _address(link: str, path: Path, prefix: str) -> str:
-    """Where a link of a page leads in the document; nothing if to a page that is not in it."""
+def _address(link: str, page: str, pages: Collection[str]) -> str:
+    """Where a link of a page leads in the document; nothing if to a page that is not in it.
+
+    >>> _address("02_next.html#summary", "01_start", {"01_start", "02_next"})
+    '#02_next--summary'
+    >>> _address("../genindex.html", "01_start", {"01_start"})
+    ''
+    """
     if re.match(r"[a-z]+:", link):
         return link
-    page, _, place = link.partition("#")
-    if not page:
-        return f"#{prefix}--{place}"
-    target = Path(page)
-    if target.suffix != ".html" or not (path.parent / target).is_file():
+    file, _, place = link.partition("#")
+    target = Path(file).stem if file else page
+    if target not in pages or (file and Path(file).suffix != ".html"):
         return ""
-    return f"#{target.stem}--{place}" if place else f"#{target.stem}"
+    return f"#{target}--{place}" if place else f"#{target}"
 
 
 def headings(articles: list[Tag]) -> list[tuple[int, str, str]]:
@@ -222,7 +225,7 @@ def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
     toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
     files = [site / f"{name}.html" for name in page_names(toc)]
     names = [path.stem for path in files]
-    articles = [read_article(path, name) for path, name in zip(files, names, strict=True)]
+    articles = [read_article(path, names) for path in files]
     rules = []
     for name, article in zip(names, articles, strict=True):
         running = " ".join(article.find("h1").get_text().split()).replace('"', "'")

@@ -322,6 +322,24 @@ def test_the_student_edition_is_the_same_book_otherwise(book, student):
 # The PDF.
 
 
+def test_the_tool_for_paper_does_what_its_examples_say():
+    result = doctest.testmod(load("tools/make_pdf.py"))
+    assert result.attempted >= 3
+    assert result.failed == 0
+
+
+@pytest.mark.book
+@pytest.mark.slow
+@pytest.mark.xdist_group("book")
+def test_no_link_on_paper_leads_nowhere(student):
+    document, _ = load("tools/make_pdf.py").assemble(ROOT, student, "student")
+    names = re.findall(r' id="([^"]*)"', document)
+    assert len(names) == len(set(names)), {name for name in names if names.count(name) > 1}
+    targets = set(re.findall(r'href="#([^"]*)"', document))
+    assert len(targets) > 100
+    assert targets - set(names) == set()
+
+
 @pytest.fixture(scope="module")
 def pdf(student, tmp_path_factory):
     """The student edition on paper, and what was said while it was printed."""
