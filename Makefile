@@ -1,13 +1,15 @@
 # Everything a reader or a contributor runs. `make` alone lists the targets.
 #
 # The environment goes to .venv and is made again, in place, when pyproject.toml or constraints.txt
-# changes. Nothing of the shell's own Python set-up is used. Two settings may be given on the
+# changes. Nothing of the shell's own Python set-up is used. Three settings may be given on the
 # command line:
 #   PYTHON=python3.12                      the interpreter to make .venv from (3.11 to 3.13)
+#   EDITION=instructor                     what `make pdf` prints: reader, student or instructor
 #   PIP_ARGS="--extra-index-url URL"       more arguments for pip, for example PyTorch's CPU-only index
 
 PYTHON   ?= python3
 PIP_ARGS ?=
+EDITION  ?= student
 VENV     := .venv
 RUN      := $(VENV)/bin/python
 JUPYTER_BOOK = $(RUN) -c "from jupyter_book.cli.main import main; main()"
@@ -18,7 +20,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help book test quick test-gpu bench study clean env-book env-test
+.PHONY: help book student instructor pdf test quick test-gpu bench study clean env-book env-pdf env-test
 
 # One computing thread a process: two processes on two cores beat one process with two threads by
 # far, and the numbers do not depend on how many cores a machine has.
@@ -33,19 +35,38 @@ unexport JUPYTER_PATH JUPYTER_CONFIG_PATH JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR SP
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1 | /p' $(firstword $(MAKEFILE_LIST)) | awk -F' \\| ' '{printf "%-13s %s\n", $$1, $$2}'
 
-# The next build runs the chapters that have changed, and all when anything else has that they use.
-# What a failed or interrupted build left is not built upon.
+# The next build, of whatever edition, runs the chapters whose code has changed, and all when
+# anything else has that they use. What a failed or interrupted build left is not built upon.
 USED := dgprune_lite book/_ext book/_static book/results _config.yml _toc.yml constraints.txt Makefile
 CHANGED = find $(USED) -type f ! -name "*.pyc" -newer _build/.complete
 
+START = { [ -f _build/.complete ] && [ -z "$$($(CHANGED))" ] || rm -rf _build; } && \
+  mkdir -p _build && rm -f _build/.complete && touch _build/.started
+DONE = mv _build/.started _build/.complete && echo
+
 book: env-book ## build the book into _build/html, running its chapters
-	@[ -f _build/.complete ] && [ -z "$$($(CHANGED))" ] || rm -rf _build
-	@mkdir -p _build && rm -f _build/.complete && touch _build/.started
-	$(JUPYTER_BOOK) build . -W --keep-going -n
-	@mv _build/.started _build/.complete
-	@echo "Open _build/html/index.html in a browser."
+	@$(START)
+	DGPRUNE_EDITION=reader $(JUPYTER_BOOK) build . -W --keep-going -n
+	@$(DONE) "Open _build/html/index.html in a browser."
+
+student: env-book ## build the edition without solutions into _build/student/html
+	@$(START)
+	$(RUN) tools/build_edition.py student
+	@$(DONE) "Open _build/student/html/index.html in a browser."
+
+instructor: env-book ## build the edition with notes for the teacher into _build/instructor/html
+	@$(START)
+	$(RUN) tools/build_edition.py instructor
+	@$(DONE) "Open _build/instructor/html/index.html in a browser."
+
+pdf: env-pdf ## print the book into _build/dgprune_lite.pdf, without solutions
+	@$(RUN) tools/make_pdf.py $(EDITION) --check
+	@$(START)
+	$(RUN) tools/build_edition.py $(EDITION)
+	@$(DONE) "Printing the pages"
+	$(RUN) tools/make_pdf.py $(EDITION)
 
 test: env-test lint ## check style and types, run all tests, doctests and the book (minutes)
 	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder
@@ -76,10 +97,12 @@ clean: ## remove the environment, the built book and every cache
 # The environment. A stamp is written only after pip has finished, so an interrupted installation is
 # taken up again. An environment whose Python is gone, or that was moved here, is filled anew.
 env-book: $(VENV)/.installed-book
+env-pdf: $(VENV)/.installed-pdf
 env-test: $(VENV)/.installed-test
 
 $(VENV)/.installed-book: EXTRAS := book
-$(VENV)/.installed-test: EXTRAS := book,test,bench,data
+$(VENV)/.installed-pdf: EXTRAS := book,pdf
+$(VENV)/.installed-test: EXTRAS := book,pdf,test,bench,data
 
 IS_OURS := import importlib.util as u, os; s = u.find_spec("dgprune_lite"); \
   raise SystemExit(not s or os.path.realpath(s.origin + "/../..") != os.path.realpath("."))
@@ -96,4 +119,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@echo "Installing dgprune_lite[$(EXTRAS)] into $(VENV) (the first time takes some minutes)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) \
 	  --editable ".[$(EXTRAS)]"
-	@touch $@ $(if $(findstring test,$@),$(VENV)/.installed-book)
+	@touch $@ $(if $(findstring book,$@),,$(VENV)/.installed-book) \
+	  $(if $(findstring test,$@),$(VENV)/.installed-pdf)

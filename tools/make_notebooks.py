@@ -84,6 +84,13 @@ from IPython.display import Markdown
 Markdown(_re.sub("⟦(.*?)⟧", lambda m: str(_numbers[m[1]]), r"""{text}"""))'''
 
 TITLES = {"note": "Note", "tip": "Tip", "warning": "Warning"}
+EXERCISE = re.compile(r"^(?:`{3,}|:{3,})\{exercise\}[^\n]*\n:label: ([\w-]+)$", re.MULTILINE)
+HINT = """<details>
+<summary>Hint</summary>
+
+{body}
+
+</details>"""
 FENCE = re.compile(
     r"^(?P<fence>`{3,}|:{3,})\{(?P<name>[\w:-]+)\}[ \t]*(?P<title>[^\n]*)\n"
     r"(?P<body>.*?)^(?P=fence)[ \t]*$",
@@ -96,7 +103,7 @@ LOCAL_IMAGE = re.compile(r"!\[[^\]]*\]\((?!https?://)[^)]*\)")
 
 
 class Labels:
-    """What figures, equations and papers are called: gathered from all chapters at once."""
+    """What figures, equations, exercises and papers are called: gathered from all chapters."""
 
     def __init__(self, chapters: list[Path]) -> None:
         self.words: dict[str, str] = {}
@@ -106,6 +113,8 @@ class Labels:
                 self.words[label] = f"({number}.{place})"
             for place, label in enumerate(re.findall(r"^    name: (fig-[\w-]+)$", text, re.M), 1):
                 self.words[label] = f"Figure {number}.{place}"
+            for place, label in enumerate(EXERCISE.findall(text), start=1):
+                self.words[label] = f"Exercise {number}.{place}"
         self.papers = parse_file(str(BOOK / "references.bib")).entries
 
     def paper(self, key: str, textual: bool) -> str:
@@ -123,7 +132,7 @@ class Labels:
 
     def __getitem__(self, label: str) -> str:
         if label not in self.words:
-            raise ValueError(f"label {label!r} belongs to no figure or equation")
+            raise ValueError(f"label {label!r} belongs to no figure, equation or exercise")
         return self.words[label]
 
 
@@ -149,9 +158,16 @@ def address(page: str) -> str:
 def _directive(match: re.Match[str], labels: Labels) -> str:
     name, title = match["name"], match["title"].strip()
     lines = match["body"].strip("\n").split("\n")
-    while lines and re.match(r":[\w-]+:", lines[0]):
+    options: dict[str, str] = {}
+    while lines and (option := re.match(r":([\w-]+):(.*)", lines[0])):
+        options[option[1]] = option[2].strip()
         lines.pop(0)
     body = "\n".join(lines).strip()
+    if name == "exercise":
+        number = labels[options.get("label", "")]
+        return f"**{number}{f' ({title})' if title else ''}**\n\n{body}"
+    if name == "hint":
+        return HINT.format(body=body)
     if name == "admonition" or name in TITLES:
         quoted = [f"**{title or TITLES[name]}**", "", *body.split("\n")]
         return "\n".join(f"> {line}".rstrip() for line in quoted)

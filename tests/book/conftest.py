@@ -29,6 +29,11 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 
+# Not "Math input error", nor the name of an unknown command in red.
+DRAWN_FORMULA = (
+    "article .math mjx-container:not(:has(mjx-merror)):not(:has(mjx-mtext[style*='red']))"
+)
+
 FIRST_PAINT = """() => new Promise((done) => {
   const look = (list) => list.getEntriesByName("first-contentful-paint")
     .forEach((entry) => done(entry.startTime));
@@ -65,6 +70,7 @@ def build_book() -> Callable[[Path, Path], Build]:
 def _build(source: Path, output: Path) -> Build:
     """Run the Makefile's build command, with nothing of this process's Python set-up."""
     dropped = {"MPLBACKEND", "PYTHONPATH", "PYTHONWARNINGS", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR"}
+    dropped |= {"DGPRUNE_EDITION"}
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "NO_COLOR": "1"}
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
@@ -170,7 +176,7 @@ class Browser:
                 ".trim()).map(e => e.outerHTML.slice(0, 200))",
             ),
             "formulas": page.locator("article .math").count(),
-            "formulas_drawn": page.locator("article .math mjx-container").count(),
+            "formulas_drawn": page.locator(DRAWN_FORMULA).count(),
         }
         page.set_viewport_size({"width": 360, "height": 740})
         page.wait_for_timeout(200)

@@ -74,23 +74,28 @@ def test_a_second_build_runs_only_what_has_changed(tmp_path):
     folder = make_book(tmp_path, cell("print(1)"))
     for name in ("Makefile", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "build_edition.py", folder / "tools")
     (folder / "book" / "results").mkdir()
     package = folder / "dgprune_lite" / "module.py"
     package.parent.mkdir()
     package.touch()
     chapter = folder / "book" / "chapter.md"
 
-    def make():
+    def make(edition="book"):
         """Build with this environment; say whether that went well, and whether the chapter ran."""
-        command = ["make", "-o", "env-book", "book", f"RUN={sys.executable}", "VENV=none"]
+        command = ["make", "-o", "env-book", edition, f"RUN={sys.executable}", "VENV=none"]
         time.sleep(1.1)  # times of files are compared
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         return done.returncode == 0, "Executed notebook" in done.stdout + done.stderr
 
     assert make() == (True, True)
     assert make() == (True, False)
+    assert make("student") == (True, False), "a chapter runs once for all editions"
     package.touch()
-    assert make() == (True, True)
+    assert make("student") == (True, True)
+    assert not (folder / "_build" / "html").exists(), "made with another package"
+    assert make() == (True, False)
     good = chapter.read_text()
     chapter.write_text(good.replace("print(1)", "print(1 / 0)"))
     assert make() == (False, False)

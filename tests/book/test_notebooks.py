@@ -103,6 +103,23 @@ def test_references_become_words(tool, labels):
     assert "/blob/main/book/references.md" in tool.plain("[r](references.md)", labels)
 
 
+def test_exercises_have_their_numbers_and_hints_are_folded(tool, tmp_path):
+    first, second = tmp_path / "01_a.md", tmp_path / "02_b.md"
+    first.write_text("```{exercise} One\n:label: exercise-01-one\nx\n```\n")
+    text = (
+        "````{exercise}\n:label: exercise-02-code\n\nSee {numref}`exercise-01-one`.\n\n"
+        "```python\nx = 1\n```\n````\n\n```{hint}\nUse `y`.\n```\n\n"
+        "```{exercise} The $x$ of it\n:label: exercise-02-two\nFind it.\n```\n"
+    )
+    second.write_text(text)
+    shown = tool.plain(text, tool.Labels([first, second]))
+    assert shown.startswith("**Exercise 2.1**\n\nSee Exercise 1.1.\n\n```python\nx = 1\n```\n")
+    assert "**Exercise 2.2 (The $x$ of it)**\n\nFind it." in shown
+    assert "<details>\n<summary>Hint</summary>\n\nUse `y`.\n\n</details>" in shown
+    with pytest.raises(ValueError, match="no figure, equation or exercise"):
+        tool.plain("```{exercise} One\nx\n```", tool.Labels([first]))
+
+
 @pytest.mark.slow
 @pytest.mark.book
 @pytest.mark.xdist_group("book")
