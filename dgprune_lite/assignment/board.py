@@ -15,7 +15,7 @@ from dgprune_lite import analysis, wording
 from dgprune_lite.assignment.protocol import BASELINES, RATIO, Outcome
 
 WIDTH = 100  # columns of the printed board
-NAME_WIDTH = 22
+SHORTEST_NAME = 12  # where the other columns leave no more
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _render(board: Board) -> str:
     if board.not_ranked:
         lines = ["Not ranked:"]
         for name, problem in board.not_ranked.items():
-            text = f"{_shorten(name)}: {problem}"
+            text = f"{_clean(name)}: {problem}"
             lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
         parts.append("\n".join(lines))
     parts += [textwrap.fill(remark, WIDTH) for remark in board.remarks]
@@ -186,12 +186,16 @@ def _table(board: Board) -> str:
     rank = 0
     for entry in board.entries:
         rank += not entry.baseline
-        row = ["" if entry.baseline else str(rank), _label(entry)]
+        row = ["", f"[{entry.name}]"] if entry.baseline else [str(rank), _clean(entry.name)]
         row += [] if entry.unseen is None else [f"{entry.unseen:z.1f}"]
         row += [f"{entry.in_domain:z.1f}"]
         row += [f"{entry.by_domain[name]:z.1f}" for name in domains]
         rows.append([*row, _difference(entry), f"{entry.seconds:.1f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths) + 2 + widths[1])
+    widths[1] = min(widths[1], room)
+    for row in rows:
+        row[1] = row[1] if len(row[1]) <= room else f"{row[1][: room - 1]}…"
     lines = [
         "  ".join(
             cell.ljust(width) if i == 1 else cell.rjust(width)
@@ -202,13 +206,9 @@ def _table(board: Board) -> str:
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def _label(entry: Entry) -> str:
-    return f"[{entry.name}]" if entry.baseline else _shorten(entry.name)
-
-
-def _shorten(name: str) -> str:
-    clean = "".join(c if c.isprintable() else "?" for c in name)
-    return clean if len(clean) <= NAME_WIDTH else f"{clean[: NAME_WIDTH - 1]}…"
+def _clean(name: str) -> str:
+    """A name fit to be printed; file names may hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _difference(entry: Entry) -> str:
