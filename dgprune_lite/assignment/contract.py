@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 
 from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.selection import check_scores
@@ -30,8 +30,8 @@ class Sources:
         example_inputs: One black image (1, channels, height, width), to trace with.
     """
 
-    train: dict[str, TensorDataset]
-    val: dict[str, TensorDataset]
+    train: dict[str, Dataset]
+    val: dict[str, Dataset]
     seed: int
     num_classes: int
     example_inputs: Tensor

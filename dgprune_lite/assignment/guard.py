@@ -44,8 +44,8 @@ SYSTEM = (
 
 def readable_folders() -> tuple[str, ...]:
     """Where Python, its packages, this package and the system keep their files."""
-    package = Path(__file__).parent.parent
-    own = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values(), package}
+    own = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}
+    own.add(str(Path(__file__).parent.parent))
     return tuple(sorted({os.path.realpath(folder) for folder in own} | set(SYSTEM)))
 
 
@@ -95,7 +95,7 @@ def arm(refuse: Callable[[str], NoReturn], own: str, forbidden: Sequence[str]) -
                 paths = paths[:1]
             outside = [path for path in paths if path is not None and not within(path, (home,))]
             if outside:
-                refuse(f"changes the file {outside[0]!r} ({event}), which is not its own")
+                refuse(f"moves, links or changes {outside[0]!r} ({event}), which is not its own")
         elif event in processes:
             refuse(f"starts another process ({event}); everything must run in the one it has")
         elif event in sockets:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
@@ -63,16 +64,14 @@ def unpack(content: bytes) -> tuple[nn.Module, Sources]:
         {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
     )
 
-    def part(name: str) -> dict[str, TensorDataset]:
+    def part(name: str) -> dict[str, Dataset]:
         return {
             domain: TensorDataset(*(tensors[f"{name}/{i}/{what}"] for what in ("images", "labels")))
             for i, domain in enumerate(header["domains"])
         }
 
-    train = part("train")
-    shape = next(iter(train.values())).tensors[0].shape[1:]
-    example = next(model.parameters()).new_zeros(1, *shape)
-    sources = Sources(train, part("val"), header["seed"], header["num_classes"], example)
+    example = torch.zeros_like(tensors["train/0/images"][:1])
+    sources = Sources(part("train"), part("val"), header["seed"], header["num_classes"], example)
     return model.eval(), sources
 
 

@@ -107,9 +107,9 @@ def _in_folder(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.py") if path.is_file() and not hidden(path)]
 
 
-def baseline_submissions() -> dict[str, bytes]:
+def baseline_submissions(names: Iterable[str] = BASELINES) -> dict[str, bytes]:
     """The criteria to beat, name to content: submissions like any other."""
-    return {name: (BASELINE_FILES / f"{name}.py").read_bytes() for name in BASELINES}
+    return {name: (BASELINE_FILES / f"{name}.py").read_bytes() for name in names}
 
 
 def networks(
@@ -138,6 +138,7 @@ def run(
     controls: Sequence[Cell],
     work: str | Path,
     *,
+    baselines: Sequence[str] = BASELINES,
     limits: Limits | None = None,
     jobs: int = 1,
     progress: bool = False,
@@ -148,6 +149,7 @@ def run(
         submissions: From :func:`collect_submissions`; the baselines are added.
         controls: From :func:`networks`.
         work: The study's folder, where trained networks and controls are kept for the next run.
+        baselines: Some of ``BASELINES``.
         limits: What a submission may use for one network.
         jobs: Processes; each computes on one thread.
         progress: Whether to say on standard error what is done.
@@ -156,7 +158,7 @@ def run(
         The :class:`Outcome`. A submission that fails is among its problems and keeps no other
         from being run.
     """
-    work, everyone = Path(work).resolve(), {**baseline_submissions(), **submissions}
+    work, everyone = Path(work).resolve(), {**baseline_submissions(baselines), **submissions}
     study.run(controls, work, jobs=jobs, progress=progress)
     parts = joblib.Parallel(n_jobs=jobs)(
         joblib.delayed(_run_network)(cell, everyone, work, limits or Limits(), progress)
