@@ -442,6 +442,8 @@ def test_the_board_ranks_by_unseen_loss_and_compares_with_the_best_baseline():
 def test_the_printed_board_fits_and_says_what_it_cannot_tell():
     shown = str(make_board(made_outcome(LOST, [BROKEN])))
     assert max(map(len, shown.splitlines())) <= board.WIDTH
+    narrow = make_board(made_outcome({"mine": LOST["mine"]}, [BROKEN])).to_text(width=70)
+    assert max(map(len, narrow.splitlines())) <= 70
     text = " ".join(shown.split())
     assert "4 networks (4 test domains, 1 seed)" in text
     assert "4 networks cannot separate small differences" in text
@@ -470,6 +472,10 @@ def test_without_a_baseline_or_with_one_network_nothing_is_compared():
     made = make_board(replace(one, controls=one.controls[:1], rows=one.rows[:1]))
     assert made.best_baseline is None
     assert "One network says nothing about a difference" in str(made)
+    two = made_outcome({"mine": LOST["mine"], "l1": LOST["l1"]})
+    single = make_board(replace(two, controls=two.controls[:1], rows=two.rows[:2]))
+    assert [entry.better_by for entry in single.entries] == [None, None]
+    assert str(single).count("best baseline") == 1
     nothing = make_board(replace(one, rows=[], problems=[{**BROKEN, "criterion": "mine"}]))
     assert nothing.entries == ()
     assert str(nothing).startswith("Not ranked:")
@@ -548,6 +554,14 @@ def test_the_results_say_where_they_come_from(tmp_path, monkeypatch, capsys):
     assert not {"test_env", "seed"} & provenance["protocol"].keys()  # they differ
     assert len(content["rows"]) == 4 * len(LOST)
     assert content["leaderboard"]["entries"][0]["name"] == "broken"
+
+
+def test_the_page_names_the_limits_and_the_baselines_that_there_are():
+    page = " ".join((ROOT / "book" / "assignment.md").read_text().split())
+    limits = Limits()
+    assert f"It has {limits.seconds:g} seconds and {limits.memory:g} GiB for each network" in page
+    assert BASELINES == ("random", "l1", "bn_scale", "fisher", "risk_variance")
+    assert "Five baselines run beside yours: random, L1, BN scale, Fisher and risk variance" in page
 
 
 def test_sources_are_what_the_template_says():

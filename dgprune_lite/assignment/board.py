@@ -29,7 +29,8 @@ class Entry:
         in_domain: Points lost on held-out images of the sources, mean over networks.
         by_domain: Test domain to the points lost when it is left out: of the column that the board
             is sorted by, mean over seeds.
-        better_by: Points by which it loses less than the best baseline, mean over networks.
+        better_by: Points by which it loses less than the best baseline, mean over networks; None
+            for that baseline itself, and where there is one network.
         low: Lower end of a bootstrap 95 % interval of ``better_by``.
         high: Upper end.
         seconds: Processor time for the scores of one network, mean.
@@ -66,8 +67,12 @@ class Board:
         """The board as plain data, for JSON."""
         return asdict(self)
 
+    def to_text(self, width: int = WIDTH) -> str:
+        """The board as text of so many columns; with more domains than fit, it is wider."""
+        return _render(self, width)
+
     def __str__(self) -> str:
-        return _render(self)
+        return self.to_text()
 
 
 def make_board(outcome: Outcome, *, sources_only: bool = False) -> Board:
@@ -111,7 +116,7 @@ def _entry(
 ) -> Entry:
     part = lost[lost["method"] == name]
     compared: dict[str, Any] = dict.fromkeys(("difference", "low", "high"))
-    if best is not None and name != best:
+    if best is not None and name != best and len(part) > 1:
         table = analysis.compare(lost, name, [best], pruning_ratio=RATIO, value=value)
         compared = table.to_dict("records")[0]
     return Entry(
@@ -164,21 +169,21 @@ def _remarks(lost: pd.DataFrame, best: str | None, value: str) -> tuple[str, ...
 # --- As text --------------------------------------------------------------------------------
 
 
-def _render(board: Board) -> str:
+def _render(board: Board, width: int) -> str:
     parts = []
     if board.entries:
-        parts.append(_table(board))
+        parts.append(_table(board, width))
     if board.not_ranked:
         lines = ["Not ranked:"]
         for name, problem in board.not_ranked.items():
             text = f"{_clean(name)}: {problem}"
-            lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+            lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ")
         parts.append("\n".join(lines))
-    parts += [textwrap.fill(remark, WIDTH) for remark in board.remarks]
+    parts += [textwrap.fill(remark, width) for remark in board.remarks]
     return "\n\n".join(parts)
 
 
-def _table(board: Board) -> str:
+def _table(board: Board, width: int) -> str:
     first = board.entries[0]
     domains = list(first.by_domain)
     rows = [["", "submission", *([] if first.unseen is None else ["unseen"]), "in-domain"]]
@@ -190,16 +195,16 @@ def _table(board: Board) -> str:
         row += [] if entry.unseen is None else [f"{entry.unseen:z.1f}"]
         row += [f"{entry.in_domain:z.1f}"]
         row += [f"{entry.by_domain[name]:z.1f}" for name in domains]
-        rows.append([*row, _difference(entry), f"{entry.seconds:.1f}"])
+        rows.append([*row, _difference(entry, board.best_baseline), f"{entry.seconds:.1f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    room = max(SHORTEST_NAME, WIDTH - sum(widths) - 2 * len(widths) + 2 + widths[1])
+    room = max(SHORTEST_NAME, width - sum(widths) - 2 * len(widths) + 2 + widths[1])
     widths[1] = min(widths[1], room)
     for row in rows:
         row[1] = row[1] if len(row[1]) <= room else f"{row[1][: room - 1]}…"
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 1 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(size) if i == 1 else cell.rjust(size)
+            for i, (cell, size) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
@@ -211,7 +216,9 @@ def _clean(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
-def _difference(entry: Entry) -> str:
+def _difference(entry: Entry, best: str | None) -> str:
+    if entry.name == best:
+        return "best baseline"
     if entry.better_by is None or entry.low is None or entry.high is None:
-        return "best baseline" if entry.baseline else ""
+        return ""
     return wording.with_interval(entry.better_by, entry.low, entry.high)

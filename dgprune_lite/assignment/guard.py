@@ -17,6 +17,7 @@ helps another seed that nobody knew (``--seeds``), and reading the submission, w
 from __future__ import annotations
 
 import os
+import site
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ SYSTEM = (
 def readable_folders() -> tuple[str, ...]:
     """Where Python, its packages, this package and the system keep their files."""
     own = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}
-    own.add(str(Path(__file__).parent.parent))
+    own |= {str(Path(__file__).parent.parent), site.getusersitepackages()}
     return tuple(sorted({os.path.realpath(folder) for folder in own} | set(SYSTEM)))
 
 

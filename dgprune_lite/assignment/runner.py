@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -123,9 +124,11 @@ def _environment(folder: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     places = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    if PACKAGE.parent.name not in ("site-packages", "dist-packages"):  # a checkout
+        kept["PYTHONPATH"] = str(PACKAGE.parent)
     return {
         **kept, **places, **threads,
-        "PYTHONPATH": str(PACKAGE.parent), "PYTHONHASHSEED": "0", "PYTHONUTF8": "1",
+        "PYTHONUSERBASE": site.getuserbase(), "PYTHONHASHSEED": "0", "PYTHONUTF8": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
 

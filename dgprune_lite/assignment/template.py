@@ -1,7 +1,7 @@
-"""My criterion: L1, the sum of a filter's absolute weights. (Say here what yours is, and why.)
+"""My criterion: L1, the sum of a filter's absolute weights.
 
-One file, one function. Importing other packages is fine; other files, processes and the network
-are not.
+Say here what yours is, and why. One file, one function. Importing other
+packages is fine; other files, processes and the network are not.
 """
 
 import torch
@@ -13,20 +13,21 @@ def score(model, graph, domains):
     """Say how important every filter is.
 
     Args:
-        model: the trained network, in evaluation mode, for images float32 (n, 3, 28, 28) in
-            [0, 1] and logits (n, 10). Leave it as it is; work on `copy.deepcopy(model)` if you
-            want to change something.
-        graph: its filters in groups, a `ChannelGraph`. `graph.groups[name].size` says how many
-            filters a group has, `graph.layers` which layers they belong to.
-        domains: the source domains, never the unseen one.
-            - `domains.train`, `domains.val`: domain name to a data set of (image, label), the
-              images that the network was trained on and those that were held out;
-            - `domains.seed`: for whatever you draw at random;
-            - `domains.example_inputs`: one black image, to trace with.
+        model: the trained network, in evaluation mode, from images
+            float32 (n, 3, 28, 28) in [0, 1] to logits (n, 10). Leave it
+            as it is; to change something, work on copy.deepcopy(model).
+        graph: its filters in groups, a ChannelGraph. There are
+            graph.groups[name].size filters in a group.
+        domains: the source domains, never the unseen one:
+            - domains.train: domain name to a data set of (image, label),
+              the images that the network was trained on;
+            - domains.val: the same for the images that were held out;
+            - domains.seed: for whatever you draw at random;
+            - domains.example_inputs: one black image, to trace with.
 
     Returns:
-        A dict with one tensor of real numbers (filters,) for every group of the graph. A high
-        score means keep: half of every group, the lower half, is going to be pruned.
+        A dict with one tensor of real numbers (filters,) for every group.
+        A high score means keep: the lower half of every group will go.
     """
     scores = {}
     for name, group in graph.groups.items():
@@ -37,17 +38,18 @@ def score(model, graph, domains):
     return scores
 
 
-# To look at the domains, start from their statistics. What risk variance does, for instance, is
+# To look at the domains, start from their statistics. Risk variance is
 #
 #     stats = dg.domain_statistics(model, graph, domains.val)
-#     change = stats.risk_change("fisher")              # (domains, filters)
+#     change = stats.risk_change("fisher")  # (domains, filters)
 #     return graph.split(change.std(0, unbiased=False))
 #
-# Run this file alone to try the function on a network that is not trained:
+# Run this file alone to try the function on a network without training:
 if __name__ == "__main__":
     from dgprune_lite.assignment.contract import Sources
 
-    network = dg.build_model("digits_cnn", num_classes=10, seed=0).eval()
-    split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
-    sources = Sources(split.train, split.val, 0, split.num_classes, split.example_inputs)
-    print(score(network, dg.trace_channels(network, split.example_inputs), sources))
+    network = dg.build_model("digits_cnn", seed=0).eval()
+    split = dg.leave_one_domain_out(dg.DigitsLite(), "syn", seed=0)
+    example = split.example_inputs
+    sources = Sources(split.train, split.val, 0, 10, example)
+    print(score(network, dg.trace_channels(network, example), sources))
