@@ -35,14 +35,21 @@ REFUSED = 77  # exit status; what was wrong is in WORDS
 LARGEST_FILE = 16 * 1024**2  # bytes that a submission may write or print
 
 
-def limit_memory(gibibytes: float) -> None:
-    """Bound this process's memory and files, where the system can (Linux; macOS in part)."""
+def limit_resources(gibibytes: float, seconds: float) -> None:
+    """Bound this process's memory, files and computing, where the system can (macOS: in part).
+
+    Time is kept by the process that started this one. The bound here, a generous one, is for the
+    case that somebody has killed that.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return
-    wanted = int(gibibytes * 1024**3)
-    for what, value in ((resource.RLIMIT_DATA, wanted), (resource.RLIMIT_FSIZE, LARGEST_FILE)):
+    for what, value in (
+        (resource.RLIMIT_DATA, int(gibibytes * 1024**3)),
+        (resource.RLIMIT_FSIZE, LARGEST_FILE),
+        (resource.RLIMIT_CPU, int(time.process_time() + 2 * seconds + 10)),
+    ):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(what, (value, value))
 
@@ -117,6 +124,7 @@ def run(
 def main() -> NoReturn:
     parser = argparse.ArgumentParser()
     parser.add_argument("--memory", type=float, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--forbidden", nargs="*", default=[])
     options = parser.parse_args()
     folder = Path.cwd()
@@ -133,7 +141,7 @@ def main() -> NoReturn:
         flush()
         leave(REFUSED)
 
-    limit_memory(options.memory)
+    limit_resources(options.memory, options.seconds)
     arm(refuse, str(folder), options.forbidden)
     try:
         scores, seconds = run(folder / SUBMISSION, model, graph, domains)

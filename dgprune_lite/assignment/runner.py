@@ -101,7 +101,8 @@ def ask(
         folder = Path(os.path.realpath(name))
         (folder / SUBMISSION).write_bytes(submission)
         command = [sys.executable, "-P", "-B", "-m", "dgprune_lite.assignment.child"]
-        command += ["--memory", str(limits.memory), "--forbidden", *closed]
+        command += ["--memory", str(limits.memory), "--seconds", str(limits.seconds)]
+        command += ["--forbidden", *closed]
         with (folder / PRINTED).open("wb") as printed:
             process = subprocess.Popen(
                 command,
