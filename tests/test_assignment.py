@@ -334,6 +334,13 @@ def test_an_answer_is_the_same_again_and_what_is_printed_does_no_harm(given):
     assert "\x1b" not in answers[0].printed
 
 
+@pytest.mark.slow
+def test_a_machine_that_is_too_busy_is_not_the_submissions_fault(given, monkeypatch):
+    packed, graph = given
+    monkeypatch.setattr(runner, "START_SECONDS", 0)
+    assert "was not ready after 0 s, before the submission" in ask(GOOD, packed, graph).problem
+
+
 def test_limits_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="seconds=0 must be a number above 0"):
         Limits(seconds=0)

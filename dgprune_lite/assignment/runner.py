@@ -114,10 +114,12 @@ def ask(
                 start_new_session=True,  # so that it can be killed with all that it started
             )
             try:
-                in_time = _wait(process, packed, folder / WORDS, limits.seconds)
+                late = _wait(process, packed, folder / WORDS, limits.seconds)
             finally:
                 _kill(process)
-        return _read(folder, graph, limits, process.returncode if in_time else None)
+        if late:
+            return Answer(None, late, printed=_text(folder / PRINTED, 2000, end=True))
+        return _read(folder, graph, process.returncode)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -134,19 +136,24 @@ def _environment(folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _wait(process: subprocess.Popen[bytes], packed: bytes, started: Path, seconds: float) -> bool:
-    """Wait until a process ends; False if it takes too long once ``started`` is there."""
+def _wait(process: subprocess.Popen[bytes], packed: bytes, started: Path, seconds: float) -> str:
+    """Wait until a process ends, and say what took too long: "" if nothing did."""
     threading.Thread(target=_send, args=(process, packed), daemon=True).start()
     end, begun = time.monotonic() + START_SECONDS, False
     while True:
         try:
             process.wait(0.1)
-            return True
+            return ""
         except subprocess.TimeoutExpired:
             if not begun and started.exists():
                 end, begun = time.monotonic() + seconds, True
+            if time.monotonic() > end and begun:
+                return f"takes longer than the limit of {seconds:g} s for one network"
             if time.monotonic() > end:
-                return False
+                return (
+                    f"its process was not ready after {START_SECONDS} s, before the submission was "
+                    "run: the machine is too busy; run it again"
+                )
 
 
 def _send(process: subprocess.Popen[bytes], packed: bytes) -> None:
@@ -166,13 +173,11 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _read(folder: Path, graph: ChannelGraph, limits: Limits, status: int | None) -> Answer:
-    """What a submission's process left behind; its exit status is None if it was too slow."""
+def _read(folder: Path, graph: ChannelGraph, status: int) -> Answer:
+    """What a submission's process left behind when it ended with this status."""
     words = _text(folder / WORDS, LONGEST_WORDS)
     printed = _text(folder / PRINTED, 2000, end=True)
-    if status is None:
-        problem = f"takes longer than the limit of {limits.seconds:g} s for one network"
-    elif status == REFUSED:
+    if status == REFUSED:
         problem = words or "did what the rules forbid"
     elif status < 0:
         problem = f"was ended by {_signal(-status)}: a crash, or out of memory"
