@@ -78,8 +78,7 @@ class Bench:
     def scores(self, cell: Cell, model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
         """The cell's scores of ``model``; statistics of the dense network are measured once."""
         if cell.criterion == "random":
-            digest = hashlib.sha256(f"{cell.dense_id}/{graph.num_filters}".encode()).digest()
-            return score("random", model, graph, seed=int.from_bytes(digest[:4], "big"))
+            return score("random", model, graph, seed=random_seed(cell, graph))
         if cell.criterion not in NEEDS_STATISTICS:
             return score(cell.criterion, model, graph, **cell.options)
         # Never less than order "fisher": the first-order terms are then the same to the last bit
@@ -113,6 +112,12 @@ class Bench:
         return domain_statistics(model, graph, data, order=order)
 
 
+def random_seed(cell: Cell, graph: ChannelGraph) -> int:
+    """What random scores are drawn with: another seed for every dense network."""
+    digest = hashlib.sha256(f"{cell.dense_id}/{graph.num_filters}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
 def _without(split: Split, domain: str) -> Split:
     if not domain:
         return split
@@ -125,11 +130,16 @@ def _without(split: Split, domain: str) -> Split:
     )
 
 
+def network_recipe(cell: Cell, split: Split) -> dict[str, Any]:
+    """What :func:`~dgprune_lite.models.build_model` makes a cell's network from, without a seed."""
+    recipe: dict[str, Any] = {"name": cell.network, "num_classes": split.num_classes}
+    return recipe | {"width": cell.width, "in_channels": split.input_shape[0]}
+
+
 def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> nn.Module:
     """The trained network that a cell prunes, from the work folder or made there."""
     path = work / "dense" / f"{cell.dense_id}.safetensors"
-    recipe: dict[str, Any] = {"name": cell.network, "num_classes": split.num_classes}
-    recipe |= {"width": cell.width, "in_channels": split.input_shape[0]}
+    recipe = network_recipe(cell, split)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         start, processor = time.perf_counter(), time.process_time()
@@ -165,16 +175,37 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
     """
     if cell.measure == "ranking":
         return _ranking(cell, bench)
+    sizes = {name: group.size for name, group in bench.graph.groups.items()}
+
+    def plan(model: nn.Module, graph: ChannelGraph, number: int) -> PruningPlan:
+        ratio = cell.pruning_ratio * (number + 1) / cell.schedule_steps
+        return _plan(cell, bench, model, graph, sizes, ratio)
+
+    return {**asdict(cell), **prune_and_measure(cell, bench, plan)}
+
+
+def prune_and_measure(
+    cell: Cell, bench: Bench, make: Callable[[nn.Module, ChannelGraph, int], PruningPlan]
+) -> dict[str, Any]:
+    """What :func:`run_cell` does, with plans from wherever one likes: the book's protocol.
+
+    Args:
+        cell: Its seed, rounds and fine-tuning count; its criterion, ratio and scope do not.
+        bench: Of the cell's dense network, which is left as it is.
+        make: Network, its graph and the number of the round to the plan of what goes.
+
+    Returns:
+        The results, as :func:`run_cell` gives them, without the cell's fields.
+    """
     start, processor = time.perf_counter(), time.process_time()
     split, rounds = bench.split, cell.schedule_steps
     steps = [cell.finetune_steps * (i + 1) // rounds for i in range(rounds)]
     model, graph = bench.model, bench.graph
-    sizes = {name: group.size for name, group in graph.groups.items()}
     before: dict[str, Any] = {}
     for number in range(rounds):
         if number:
             graph = trace_channels(model, bench.example)
-        plan = _plan(cell, bench, model, graph, sizes, cell.pruning_ratio * (number + 1) / rounds)
+        plan = make(model, graph, number)
         model = plan.apply(model)
         # Seeds depend on the cell's seed and the round only: every criterion sees equal batches.
         seed = 1000 * (cell.seed + 1) + number
@@ -186,7 +217,6 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
             fit(model, split.train, steps=budget, lr=cell.finetune_lr, seed=seed)
     after = _measurements(model, split) if cell.finetune_steps else before
     return {
-        **asdict(cell),
         **after,
         **{f"{name}_before": value for name, value in before.items()},
         "parameters": plan.parameters[1],

@@ -42,9 +42,7 @@ def cell_path(cell: Cell, work: Path) -> Path:
 
 def run_group(cells: Sequence[Cell], work: Path, device: str = "cpu") -> None:
     """Run the cells of one dense network that have no result yet, on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the numbers must not depend on the number of cores
-    try:
+    with one_thread():
         bench = None
         for cell in cells:
             if cell_path(cell, work).is_file():
@@ -52,6 +50,15 @@ def run_group(cells: Sequence[Cell], work: Path, device: str = "cpu") -> None:
             bench = bench or Bench(cell, work, device)
             row = run_cell(cell, bench) | {"made_with": environment(device)}
             write_atomically(cell_path(cell, work), to_line(row))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread for a `with` block: numbers must not depend on how many cores are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
 

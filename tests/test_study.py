@@ -614,12 +614,6 @@ SAMPLE = (  # of the first network of each grid
 )
 
 
-@pytest.fixture(scope="module")
-def sample_work(tmp_path_factory):
-    """One folder, so that cells of one dense network train it once."""
-    return tmp_path_factory.mktemp("sample")
-
-
 @pytest.mark.slow
 @pytest.mark.xdist_group("sample of the study")
 @pytest.mark.parametrize(("grid", "criterion", "ratio"), SAMPLE)

@@ -264,6 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chapters = sorted(BOOK.glob("[0-9]*.md"))
     labels, stale = Labels(chapters), []
+    chapters += BOOK.glob("assignment.md")  # a page with code, but without a number
     for chapter in chapters:
         path, text = chapter.with_suffix(".ipynb"), convert(chapter, labels)
         if path.is_file() and path.read_text(encoding="utf-8") == text:

@@ -1,0 +1,1 @@
+"""The criteria to beat: submissions like any other, one file each."""
