@@ -97,3 +97,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) \
 	  --editable ".[$(EXTRAS)]"
 	@touch $@ $(if $(findstring test,$@),$(VENV)/.installed-book)
+
+.PHONY: slides
+slides: env-book ## make the lecture's slides, _build/slides/index.html; with Chromium _build/slides.pdf too
+	$(RUN) tools/make_slides.py
