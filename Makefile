@@ -69,6 +69,10 @@ bench: env-test ## print the speed tables
 study: env-test ## run the full grid of experiments behind the book's figures (hours; resumable)
 	$(RUN) -m dgprune_lite.study
 
+.PHONY: slides
+slides: env-book ## make the lecture's slides: _build/slides/ and, with Chromium, _build/slides.pdf
+	$(RUN) tools/make_slides.py
+
 clean: ## remove the environment, the built book and every cache
 	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache .hypothesis book/.jupyter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -97,7 +101,3 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) \
 	  --editable ".[$(EXTRAS)]"
 	@touch $@ $(if $(findstring test,$@),$(VENV)/.installed-book)
-
-.PHONY: slides
-slides: env-book ## make the lecture's slides, _build/slides/index.html; with Chromium _build/slides.pdf too
-	$(RUN) tools/make_slides.py
