@@ -90,6 +90,10 @@ bench: env-test ## print the speed tables
 study: env-test ## run the full grid of experiments behind the book's figures (hours; resumable)
 	$(RUN) -m dgprune_lite.study
 
+.PHONY: slides
+slides: env-book ## make the lecture's slides: _build/slides/ and, with Chromium, _build/slides.pdf
+	$(RUN) tools/make_slides.py
+
 clean: ## remove the environment, the built book and every cache
 	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache .hypothesis book/.jupyter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -201,7 +201,8 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def browser(book: Build) -> Iterator[Browser]:
+def chromium() -> Iterator[object]:
+    """Chromium itself, one for all tests of a worker."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     executable = next(filter(None, map(shutil.which, names)), None)
     if executable is None:
@@ -209,12 +210,23 @@ def browser(book: Build) -> Iterator[Browser]:
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def open_folder(chromium: object) -> Callable[[Path], Browser]:
+    """The function that gives a browser for pages opened from a disk: nothing else may be asked."""
+    return lambda folder: Browser(chromium, folder.resolve().as_uri())
+
+
+@pytest.fixture(scope="session")
+def browser(book: Build, chromium: object) -> Iterator[Browser]:
     handler = functools.partial(_QuietHandler, directory=str(book.html))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        yield Browser(chromium, f"http://127.0.0.1:{server.server_port}")
-        chromium.close()
+    yield Browser(chromium, f"http://127.0.0.1:{server.server_port}")
     server.shutdown()
     server.server_close()
