@@ -151,7 +151,6 @@ def make_plan(
     remarks: tuple[str, ...] = (),
 ) -> PruningPlan:
     """The plan that removes exactly the filters marked in ``removed``, bool (M,)."""
-    nothing = np.zeros_like(removed)
     cuts, rows = {}, []
     for name, layer in graph.layers.items():
         out = np.flatnonzero(~keep_mask(layer.out_units, removed)).tolist()
@@ -160,7 +159,7 @@ def make_plan(
             into = np.flatnonzero(~keep_mask(layer.in_units, removed)).tolist()
         if out or into:
             cuts[name] = Cut(tuple(out), tuple(into), layer.weight_shape)
-        before, after = layer.size(nothing), layer.size(removed)
+        before, after = layer.size(), layer.size(removed)
         rows.append(
             {
                 "module": name,

@@ -130,7 +130,9 @@ def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray
 def _norms(model: nn.Module, graph: ChannelGraph, p: int) -> Iterator[tuple[np.ndarray, Tensor]]:
     """For every layer with filters: their units and the p-norm of its channels' weights."""
     for units, rows in _filters(model, graph):
-        yield units, torch.linalg.vector_norm(rows, p, dim=1, dtype=torch.float64).cpu()
+        blocks = rows.split(max(1, 2**18 // rows.shape[1]))  # in float64 one fits the cache
+        norms = [torch.linalg.vector_norm(b, p, dim=1, dtype=torch.float64) for b in blocks]
+        yield units, torch.cat(norms).cpu()
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:
