@@ -138,9 +138,10 @@ def _norms(model: nn.Module, graph: ChannelGraph, p: int) -> Iterator[tuple[np.n
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:
     """Add values of channels (channels,) up to the filters they belong to."""
     total = torch.zeros(graph.num_filters, dtype=torch.float64)
-    for units, values in parts:
-        free = torch.from_numpy(units >= 0)
-        total.index_add_(0, torch.from_numpy(units)[free], values[free])
+    if graph.groups:
+        units, values = (list(column) for column in zip(*parts, strict=True))
+        unit = torch.from_numpy(np.concatenate(units))
+        total.index_add_(0, unit[unit >= 0], torch.cat(values).cpu()[unit >= 0])
     return total
 
 
