@@ -130,10 +130,12 @@ class ChannelGraph:
         Args:
             removed: bool (M,); None for the whole network.
         """
-        before = [layer.size() for layer in self.layers.values()]
-        after = [layer.size(removed) for layer in self.layers.values()]
-        saved = sum(b[0] - a[0] for b, a in zip(before, after, strict=True))
-        return self.parameters - saved, sum(a[1] for a in after)
+        whole = sum(layer.size()[0] for layer in self.layers.values())
+        left = [layer.size(removed) for layer in self.layers.values()]
+        return (
+            self.parameters - whole + sum(parameters for parameters, _ in left),
+            sum(macs for _, macs in left),
+        )
 
 
 def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
@@ -253,14 +255,14 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
         groups[name] = FilterGroup(name, start, len(filters), layer_names)
         unit_of_root[filters] = np.arange(start, start + len(filters))
         start += len(filters)
-    unit = torch.from_numpy(unit_of_root[root])  # id to filter, -1 where fixed
+    unit = unit_of_root[root]  # id to filter, -1 where fixed
 
     layers = {
         name: Layer(
             name=name,
             kind=r.kind,
-            out_units=unit[r.out].numpy(),
-            in_units=None if r.into is None else unit[r.into].numpy(),
+            out_units=unit[r.out.numpy()],
+            in_units=None if r.into is None else unit[r.into.numpy()],
             weight_shape=r.weight_shape,
             has_bias=r.has_bias,
             positions=r.positions,
@@ -277,12 +279,12 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
             else:
                 partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
     for name, module in model.named_modules():  # parameters that no rule knows of
-        if name not in layers and any(True for _ in module.parameters(recurse=False)):
+        if name not in layers and any(p is not None for p in module._parameters.values()):
             skipped[name] = _unknown(module)
     gates = tuple(name for name in flow.used_gates if (layers[name].out_units >= 0).any())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     units = {
-        node.name: unit[squeeze_constant(value.ids)]
+        node.name: torch.from_numpy(unit[squeeze_constant(value.ids).numpy()])
         for node, value in flow.values.items()
         if isinstance(value, Value)
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from dgprune_lite.channel_ids import Propagation, Value, values_of
@@ -67,18 +68,14 @@ def _follow_copy(model: nn.Module, inputs: tuple[Tensor, ...], meta: bool) -> Fo
 def bare_copy(model: nn.Module, meta: bool) -> nn.Module:
     """A copy to be run once: without hooks, and on the meta device without weights."""
     memo: dict[int, Any] = {}  # what the copy has in place of the model's own
+    hooks = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
     for module in model.modules():
         attributes = vars(module)
-        for tensor in (
-            *module._parameters.values(),
-            *module._buffers.values(),
-            *attributes.values(),
-        ):
+        groups = (attributes, module._parameters, module._buffers)
+        for tensor in (own for group in groups for own in group.values()):
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 memo[id(tensor)] = _stand_in(tensor, meta)
-        memo |= {
-            id(own): OrderedDict() for name, own in attributes.items() if name[-6:] == "_hooks"
-        }
+        memo |= {id(attributes[name]): OrderedDict() for name in hooks if attributes.get(name)}
     try:
         return copy_network(model, memo)
     except Exception as error:
@@ -86,7 +83,7 @@ def bare_copy(model: nn.Module, meta: bool) -> nn.Module:
 
 
 def _stand_in(tensor: Tensor, meta: bool) -> Tensor:
-    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+    if is_lazy(tensor):
         raise ValueError("a lazy module has no weights yet: run the network once first")
     data = torch.empty_like(tensor, device="meta") if meta else tensor.detach().clone()
     if isinstance(tensor, nn.Parameter):
@@ -135,7 +132,8 @@ class Following(Propagation):
         return super().call_method(target, args, kwargs) if result is None else result
 
     def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        result = getattr(self, n.op)(n.target, args, kwargs)
         self.values[n] = apply_rule(self, n, result)
         self._note_changes_in_place(n, result)
         return result

@@ -24,8 +24,8 @@ from dgprune_lite.channel_rules.shapes import CONCATENATING
 SAME_SHAPE = frozenset([*ZERO_PRESERVING, *NOT_ZERO_PRESERVING])
 ELEMENTWISE = frozenset([*ADDING, *MULTIPLYING])
 SAME_SHAPE_MODULES = (
-    *(kind for kind in SAME_SHAPE if isinstance(kind, type)),
     *PER_CHANNEL_NORMS, nn.GroupNorm, nn.LayerNorm, nn.PReLU,
+    *(kind for kind in SAME_SHAPE if isinstance(kind, type)),
 )  # fmt: skip
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
@@ -42,10 +42,10 @@ def quick_result(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Te
     if isinstance(call, nn.Module):
         if len(args) != 1 or not isinstance(first, Tensor) or kwargs:
             return None
-        if isinstance(call, SAME_SHAPE_MODULES):
-            return _like(first, getattr(call, "inplace", False))
         if isinstance(call, CONVOLUTIONS):
             return _convolved(call, first)
+        if isinstance(call, SAME_SHAPE_MODULES):
+            return _like(first, getattr(call, "inplace", False))
         if isinstance(call, nn.Linear) and first.shape[-1] == call.in_features:
             return _of_shape(first, (*first.shape[:-1], call.out_features))
     elif call in SAME_SHAPE and isinstance(first, Tensor):

@@ -128,11 +128,13 @@ def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray
 
 
 def _norms(model: nn.Module, graph: ChannelGraph, p: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """For every layer with filters: their units and the p-norm of its channels' weights."""
+    """For blocks of each layer with filters: units and the p-norm of its channels' weights."""
     for units, rows in _filters(model, graph):
-        blocks = rows.split(max(1, 2**18 // rows.shape[1]))  # in float64 one fits the cache
-        norms = [torch.linalg.vector_norm(b, p, dim=1, dtype=torch.float64) for b in blocks]
-        yield units, torch.cat(norms).cpu()
+        step = max(1, 2**18 // rows.shape[1])  # so many fit the cache in float64
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
+            norms = torch.linalg.vector_norm(rows[block], p, dim=1, dtype=torch.float64)
+            yield units[block], norms
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:

@@ -119,8 +119,9 @@ def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
     columns = _others(without, tensor.shape[1], tensor.device)
     part = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
     step = max(1, BLOCK // tensor[0].numel())
-    for some, piece in zip(rows.split(step), part.split(step), strict=True):
-        torch.index_select(tensor.index_select(0, some), 1, columns, out=piece)
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        torch.index_select(tensor.index_select(0, rows[some]), 1, columns, out=part[some])
     return part
 
 

@@ -194,6 +194,6 @@ def _join(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor)
 def _stretched(ids: Tensor, target: Tensor) -> bool:
     """Whether broadcasting stretches ``ids`` over an axis along which ``target`` varies."""
     return any(
-        varies(target, axis) and (-axis > ids.ndim or ids.shape[axis] == 1)
+        (-axis > ids.ndim or ids.shape[axis] == 1) and varies(target, axis)
         for axis in range(-target.ndim, 0)
     )
