@@ -118,7 +118,12 @@ class Propagation(fx.Interpreter):
                 root = root[root]
 
     def unite(self, a: Tensor, b: Tensor, reason: str) -> None:
-        """Unite ids pair by pair; ``reason`` is why ids paired with FIXED cannot be removed."""
+        """Unite ids pair by pair, as they broadcast.
+
+        ``reason`` is why those paired with FIXED cannot be removed.
+        """
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
         pairs = np.stack([a.reshape(-1).numpy(), b.reshape(-1).numpy()])
         pairs = pairs[:, pairs[0] != pairs[1]]
         fixed = (pairs == FIXED).any(0)

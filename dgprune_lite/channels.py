@@ -52,7 +52,7 @@ class Layer:
         def left(units: np.ndarray | None) -> int:
             if units is None:
                 return 1
-            return len(units) if removed is None else np.count_nonzero(keep_mask(units, removed))
+            return len(units if removed is None else np.flatnonzero(keep_mask(units, removed)))
 
         return left(self.out_units), left(self.in_units)
 
@@ -284,7 +284,7 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
     gates = tuple(name for name in flow.used_gates if (layers[name].out_units >= 0).any())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     units = {
-        node.name: torch.from_numpy(unit[squeeze_constant(value.ids).numpy()])
+        node.name: torch.from_numpy(unit).take(squeeze_constant(value.ids))
         for node, value in flow.values.items()
         if isinstance(value, Value)
     }

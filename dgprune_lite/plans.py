@@ -155,7 +155,8 @@ def make_plan(
     remarks: tuple[str, ...] = (),
 ) -> PruningPlan:
     """The plan that removes exactly the filters marked in ``removed``, bool (M,)."""
-    cuts, rows = {}, []
+    cuts: dict[str, Cut] = {}
+    rows: list[dict[str, Any]] = []
     for name, layer in graph.layers.items():
         out = np.flatnonzero(~keep_mask(layer.out_units, removed)).tolist()
         into: list[int] = []

@@ -184,7 +184,7 @@ def _join(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor)
             aligned.append(squeeze_constant(value.ids))
     if not aligned:
         return fixed(result).ids
-    joined, *others = torch.broadcast_tensors(*aligned)
+    joined, *others = aligned
     for other in others:
         flow.unite(joined, other, f"{title(flow, node)} with values that no filter makes")
         joined = torch.maximum(joined, other)
