@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import platform
 import shlex
@@ -134,6 +135,7 @@ def compare(calls: dict[str, Callable[[], Callable[[], object]]], rounds: int) -
     for number in range(rounds + 1):
         for name, prepare in calls.items():
             run = prepare()
+            gc.collect()  # what the other left behind
             start = time.process_time()
             run()
             if number:  # the first round warms up

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dgprune_lite.channels import ChannelGraph
-from dgprune_lite.following import symbolic_graph
+from dgprune_lite.tracing import symbolic_graph
 
 
 def ablated_losses(

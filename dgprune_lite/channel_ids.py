@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -34,9 +35,10 @@ class Value:
     zero: bool = True
     gates: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def carries(self) -> bool:
-        return bool(squeeze_constant(self.ids).any())
+        """Whether any of its elements belong to a removable channel."""
+        return bool(squeeze_constant(self.ids).numpy().any())
 
 
 @dataclass
@@ -61,10 +63,9 @@ class Record:
 
 def squeeze_constant(ids: Tensor) -> Tensor:
     """View with one entry along every axis on which ``ids`` is expanded, to keep work small."""
-    for axis, stride in enumerate(ids.stride()):
-        if stride == 0 and ids.shape[axis] > 1:
-            ids = ids.narrow(axis, 0, 1)
-    return ids
+    strides = ids.stride()
+    sizes = [size if step else min(size, 1) for size, step in zip(ids.shape, strides, strict=True)]
+    return ids.as_strided(sizes, strides)
 
 
 def varies(ids: Tensor, axis: int) -> bool:
@@ -88,7 +89,7 @@ class Propagation(fx.Interpreter):
         self.known: Propagation = first or self  # whose ids and layers these are
         if first is None:
             self.count = 1  # ids made so far, with FIXED
-            self.pairs: list[Tensor] = []  # ids that are one, int64 (pairs, 2)
+            self.pairs: list[np.ndarray] = []  # ids that are one, int64 (2, pairs)
             self.reasons: dict[int, str] = {}  # locked id to why
             self.records: dict[str, Record] = {}  # by module name, see `layer`
             self.used_gates: dict[str, None] = {}
@@ -106,7 +107,7 @@ class Propagation(fx.Interpreter):
         root = np.arange(self.known.count)
         if not self.known.pairs:
             return root
-        a, b = torch.cat(self.known.pairs).numpy().T
+        a, b = np.concatenate(self.known.pairs, axis=1)
         while True:
             low = np.minimum(root[a], root[b])
             if (low == root[a]).all() and (low == root[b]).all():
@@ -117,14 +118,19 @@ class Propagation(fx.Interpreter):
                 root = root[root]
 
     def unite(self, a: Tensor, b: Tensor, reason: str) -> None:
-        """Unite ids pair by pair; ``reason`` is why ids paired with FIXED cannot be removed."""
-        pairs = torch.stack([a.reshape(-1), b.reshape(-1)], 1)
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-        fixed = (pairs == FIXED).any(1)
-        if bool(fixed.any()):
-            self.lock(pairs[fixed], reason)
-            pairs = pairs[~fixed]
-        if len(pairs):
+        """Unite ids pair by pair, as they broadcast.
+
+        ``reason`` is why those paired with FIXED cannot be removed.
+        """
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
+        pairs = np.stack([a.reshape(-1).numpy(), b.reshape(-1).numpy()])
+        pairs = pairs[:, pairs[0] != pairs[1]]
+        fixed = (pairs == FIXED).any(0)
+        if fixed.any():
+            self.lock(torch.from_numpy(pairs[:, fixed]), reason)
+            pairs = pairs[:, ~fixed]
+        if pairs.size:
             self.known.pairs.append(pairs)
 
     def unite_along(self, ids: Tensor, axis: int, reason: str) -> None:
@@ -141,10 +147,10 @@ class Propagation(fx.Interpreter):
     def channel_ids(self, ids: Tensor, axis: int) -> Tensor:
         """The ids along ``axis``; channels that meet at one index of it are united."""
         for other in range(ids.ndim):
-            if other != axis % ids.ndim:
+            if other != axis % ids.ndim and varies(ids, other):
                 self.unite_along(ids, other, "it shares its channels with fixed values")
                 ids = ids.narrow(other, 0, 1)
-        return ids.reshape(-1)
+        return ids.as_strided([ids.shape[axis]], [ids.stride(axis)])  # the first elsewhere
 
     def follows(self, ids: Tensor, size: Size, title: str) -> bool:
         """Whether an axis with these ids always is as long as ``size`` says; unites if it helps."""

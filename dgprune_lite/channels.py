@@ -12,6 +12,7 @@ What this module does not do: it never changes the model, and it knows nothing o
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,20 +46,22 @@ class Layer:
     has_bias: bool
     positions: int  # places where the kernel is applied to one image, over all calls
 
-    def widths(self, removed: np.ndarray) -> tuple[int, int]:
+    def widths(self, removed: np.ndarray | None = None) -> tuple[int, int]:
         """Entries left on the output and the weight's input axis; ``removed``: bool (filters,)."""
-        rows = int(keep_mask(self.out_units, removed).sum())
-        if self.in_units is not None:
-            return rows, int(keep_mask(self.in_units, removed).sum())
-        return rows, 1
 
-    def size(self, removed: np.ndarray) -> tuple[int, int]:
+        def left(units: np.ndarray | None) -> int:
+            if units is None:
+                return 1
+            return len(units if removed is None else np.flatnonzero(keep_mask(units, removed)))
+
+        return left(self.out_units), left(self.in_units)
+
+    def size(self, removed: np.ndarray | None = None) -> tuple[int, int]:
         """Parameters and multiply-accumulates per image that are left."""
         rows, columns = self.widths(removed)
         if not self.weight_shape:
             return 0, 0
-        kernel = int(np.prod(self.weight_shape[2:], dtype=np.int64))
-        weights = rows * columns * kernel
+        weights = rows * columns * math.prod(self.weight_shape[2:])
         return weights + rows * self.has_bias, weights * self.positions
 
 
@@ -127,19 +130,20 @@ class ChannelGraph:
         Args:
             removed: bool (M,); None for the whole network.
         """
-        nothing = np.zeros(self.num_filters, dtype=bool)
-        removed = nothing if removed is None else removed
-        before = [layer.size(nothing) for layer in self.layers.values()]
-        after = [layer.size(removed) for layer in self.layers.values()]
-        saved = sum(b[0] - a[0] for b, a in zip(before, after, strict=True))
-        return self.parameters - saved, sum(a[1] for a in after)
+        whole = sum(layer.size()[0] for layer in self.layers.values())
+        left = [layer.size(removed) for layer in self.layers.values()]
+        return (
+            self.parameters - whole + sum(parameters for parameters, _ in left),
+            sum(macs for _, macs in left),
+        )
 
 
 def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """Which entries stay: those that are fixed (-1) or whose filter is not ``removed``."""
-    mask = units < 0
-    mask[~mask] = ~removed[units[~mask]]
-    return mask
+    return np.concatenate([~removed, _STAYS])[units]  # -1 is the last entry
+
+
+_STAYS = np.ones(1, dtype=bool)
 
 
 def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
@@ -251,14 +255,14 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
         groups[name] = FilterGroup(name, start, len(filters), layer_names)
         unit_of_root[filters] = np.arange(start, start + len(filters))
         start += len(filters)
-    unit = torch.from_numpy(unit_of_root[root])  # id to filter, -1 where fixed
+    unit = unit_of_root[root]  # id to filter, -1 where fixed
 
     layers = {
         name: Layer(
             name=name,
             kind=r.kind,
-            out_units=unit[r.out].numpy(),
-            in_units=None if r.into is None else unit[r.into].numpy(),
+            out_units=unit[r.out.numpy()],
+            in_units=None if r.into is None else unit[r.into.numpy()],
             weight_shape=r.weight_shape,
             has_bias=r.has_bias,
             positions=r.positions,
@@ -275,12 +279,12 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
             else:
                 partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
     for name, module in model.named_modules():  # parameters that no rule knows of
-        if name not in layers and any(True for _ in module.parameters(recurse=False)):
+        if name not in layers and any(p is not None for p in module._parameters.values()):
             skipped[name] = _unknown(module)
     gates = tuple(name for name in flow.used_gates if (layers[name].out_units >= 0).any())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     units = {
-        node.name: unit[squeeze_constant(value.ids)]
+        node.name: torch.from_numpy(unit).take(squeeze_constant(value.ids))
         for node, value in flow.values.items()
         if isinstance(value, Value)
     }

@@ -10,25 +10,19 @@ What this file is *not*: the rules (``channel_rules``) or what is read off the i
 
 from __future__ import annotations
 
-import copy
-import traceback
 from collections import OrderedDict, defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from dgprune_lite.channel_ids import Propagation, Value, values_of
 from dgprune_lite.channel_rules import apply_rule
-from dgprune_lite.channel_rules.elementwise import NOT_ZERO_PRESERVING, ZERO_PRESERVING
-from dgprune_lite.channel_rules.layers import PER_CHANNEL_NORMS
-
-SAME_SHAPE = frozenset([*ZERO_PRESERVING, *NOT_ZERO_PRESERVING])
-SAME_SHAPE_MODULES = (
-    *(kind for kind in SAME_SHAPE if isinstance(kind, type)),
-    *PER_CHANNEL_NORMS, nn.GroupNorm, nn.LayerNorm, nn.PReLU,
-)  # fmt: skip
+from dgprune_lite.copying import copy_network
+from dgprune_lite.quick_shapes import quick_result
+from dgprune_lite.tracing import asking_modes, symbolic_graph, training_graph
 
 
 def follow(model: nn.Module, inputs: tuple[Tensor, ...]) -> Following:
@@ -54,7 +48,9 @@ def follow(model: nn.Module, inputs: tuple[Tensor, ...]) -> Following:
 
 def _follow_copy(model: nn.Module, inputs: tuple[Tensor, ...], meta: bool) -> Following:
     network = bare_copy(model, meta).eval()
-    flow = Following(network, symbolic_graph(network), meta)
+    with asking_modes() as asked:
+        graph = symbolic_graph(network)
+    flow = Following(network, graph, meta)
     values = [value.detach().to("meta") if meta else value.detach().clone() for value in inputs]
     try:
         flow.run(*values)
@@ -64,84 +60,35 @@ def _follow_copy(model: nn.Module, inputs: tuple[Tensor, ...], meta: bool) -> Fo
             f"{type(model).__name__} does not run on example_inputs of shape {shapes}: "
             + str(error).split("\n")[0]
         ) from error
-    try:
-        graph = symbolic_graph(network.train())
-    except ValueError:  # only its evaluation can be followed
-        return flow
-    network.eval()  # the graph of training, run without touching BatchNorm's statistics
-    if _calls(graph) != _calls(flow.graph):
-        FollowingTraining(network, graph, meta, flow).run(*values)
+    if (other := training_graph(network, graph, asked)) is not None:
+        FollowingTraining(network, other, meta, flow).run(*values)  # in eval mode: no statistics
     return flow
 
 
-def _calls(graph: fx.Graph) -> list[Any]:
-    """What a graph does, to tell whether two do the same."""
-    return [(n.op, n.target, [parent.name for parent in n.all_input_nodes]) for n in graph.nodes]
-
-
 def bare_copy(model: nn.Module, meta: bool) -> nn.Module:
-    """A copy to be run once: without hooks, and on the meta device without weights.
-
-    With weights it is a deep copy, whatever the network's attributes hold. Without, attributes
-    that are no tensors or modules are the model's own, which is quicker.
-    """
+    """A copy to be run once: without hooks, and on the meta device without weights."""
     memo: dict[int, Any] = {}  # what the copy has in place of the model's own
+    hooks = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
     for module in model.modules():
-        for name, own in vars(module).items():
-            if name.endswith("_hooks"):
-                memo[id(own)] = OrderedDict()
-            tensors = own.values() if name in ("_parameters", "_buffers") else [own]
-            for tensor in tensors:
-                if isinstance(tensor, Tensor) and id(tensor) not in memo:
-                    memo[id(tensor)] = _stand_in(tensor, meta)
-    if meta:
-        return _shallow(model, memo)
+        attributes = vars(module)
+        groups = (attributes, module._parameters, module._buffers)
+        for tensor in (own for group in groups for own in group.values()):
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                memo[id(tensor)] = _stand_in(tensor, meta)
+        memo |= {id(attributes[name]): OrderedDict() for name in hooks if attributes.get(name)}
     try:
-        return copy.deepcopy(model, memo)
+        return copy_network(model, memo)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
 
 
-def _shallow(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """The module with what ``memo`` has for its attributes, and its submodules so, too."""
-    if id(module) not in memo:
-        twin = memo[id(module)] = object.__new__(type(module))
-        twin.__dict__ = {name: memo.get(id(own), own) for name, own in vars(module).items()}
-        for name in ("_parameters", "_buffers"):
-            tensors = vars(module)[name]
-            twin.__dict__[name] = {n: memo.get(id(tensor)) for n, tensor in tensors.items()}
-        twin.__dict__["_modules"] = {
-            name: None if child is None else _shallow(child, memo)
-            for name, child in module._modules.items()
-        }
-    return memo[id(module)]
-
-
 def _stand_in(tensor: Tensor, meta: bool) -> Tensor:
-    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+    if is_lazy(tensor):
         raise ValueError("a lazy module has no weights yet: run the network once first")
     data = torch.empty_like(tensor, device="meta") if meta else tensor.detach().clone()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data
-
-
-def symbolic_graph(model: nn.Module) -> fx.Graph:
-    """The ``torch.fx`` graph of a model, or an error that names the place it cannot follow."""
-    try:
-        return fx.Tracer().trace(model)
-    except Exception as error:
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if "torch/fx" not in frame.filename.replace("\\", "/")
-            and frame.name != "symbolic_graph"
-        ]
-        place = f" at {frames[-1].name}(): `{frames[-1].line}`" if frames else ""
-        raise ValueError(
-            f"torch.fx cannot trace {type(model).__name__}{place}: {error}. Move what depends on "
-            "the data (if, for, len) out of forward, or into a function marked with torch.fx.wrap"
-        ) from error
 
 
 class Following(Propagation):
@@ -168,32 +115,25 @@ class Following(Propagation):
         value = super().get_attr(target, args, kwargs)
         return value.to("meta") if self.meta and isinstance(value, Tensor) else value
 
+    def fetch_attr(self, target: str) -> Any:
+        module = self.submodules.get(target)
+        return super().fetch_attr(target) if module is None else module
+
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        module: Any = self.fetch_attr(target)
-        if self.meta and len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
-            if isinstance(module, SAME_SHAPE_MODULES):
-                return self._same_shape(args[0], getattr(module, "inplace", False))
-            if isinstance(module, nn.Linear):
-                return args[0].new_empty(*args[0].shape[:-1], module.out_features)
-        return super().call_module(target, args, kwargs)
+        result = quick_result(self.fetch_attr(target), args, kwargs) if self.meta else None
+        return super().call_module(target, args, kwargs) if result is None else result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if self.meta and target in SAME_SHAPE and args and isinstance(args[0], Tensor):
-            in_place = kwargs.get("inplace", target.__name__.endswith("_")) or True in args[1:]
-            return self._same_shape(args[0], in_place)
-        return super().call_function(target, args, kwargs)
+        result = quick_result(target, args, kwargs) if self.meta else None
+        return super().call_function(target, args, kwargs) if result is None else result
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if self.meta and target in SAME_SHAPE:
-            return self._same_shape(args[0], target.endswith("_"))
-        return super().call_method(target, args, kwargs)
-
-    @staticmethod
-    def _same_shape(tensor: Tensor, in_place: bool) -> Tensor:
-        return tensor.zero_() if in_place else torch.empty_like(tensor)
+        result = quick_result(target, args, kwargs) if self.meta else None
+        return super().call_method(target, args, kwargs) if result is None else result
 
     def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        result = getattr(self, n.op)(n.target, args, kwargs)
         self.values[n] = apply_rule(self, n, result)
         self._note_changes_in_place(n, result)
         return result

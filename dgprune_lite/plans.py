@@ -40,6 +40,7 @@ class PruningPlan:
         notes: Group name to the reason why it keeps another number of filters than
             round(n·(1 - ratio)).
         remarks: What else the reader should know, such as a target that was not reached.
+        partly: Module name to how many of its channels must stay, and why, where others can go.
     """
 
     pruning_ratio: float | dict[str, float]
@@ -52,6 +53,7 @@ class PruningPlan:
     kept_gates: dict[str, Tensor] = field(repr=False)
     notes: dict[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    partly: dict[str, str] = field(default_factory=dict)
 
     @property
     def removed(self) -> dict[str, tuple[int, ...]]:
@@ -76,6 +78,7 @@ class PruningPlan:
                 lines.append(f"  {'':<{width}}  {self.notes[name]}")
         for name, reason in self.skipped.items():
             lines.append(f"  {name} keeps all its filters: {reason}")
+        lines += [f"  {name}: {reason}" for name, reason in self.partly.items()]
         lines += [f"note: {remark}" for remark in self.remarks]
         lines += [f"{title}: {change}" for title, change in self._savings().items()]
         return "\n".join(lines)
@@ -87,6 +90,7 @@ class PruningPlan:
             for name, (before, after) in self.widths.items()
         ]
         cells += [(name, "all stay", "", reason) for name, reason in self.skipped.items()]
+        cells += [(name, "some stay", "", reason) for name, reason in self.partly.items()]
         head = "".join(f"<th>{title}</th>" for title in ("group", "filters", "without", "why"))
         rows = "".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
@@ -151,8 +155,8 @@ def make_plan(
     remarks: tuple[str, ...] = (),
 ) -> PruningPlan:
     """The plan that removes exactly the filters marked in ``removed``, bool (M,)."""
-    nothing = np.zeros_like(removed)
-    cuts, rows = {}, []
+    cuts: dict[str, Cut] = {}
+    rows: list[dict[str, Any]] = []
     for name, layer in graph.layers.items():
         out = np.flatnonzero(~keep_mask(layer.out_units, removed)).tolist()
         into: list[int] = []
@@ -160,7 +164,7 @@ def make_plan(
             into = np.flatnonzero(~keep_mask(layer.in_units, removed)).tolist()
         if out or into:
             cuts[name] = Cut(tuple(out), tuple(into), layer.weight_shape)
-        before, after = layer.size(nothing), layer.size(removed)
+        before, after = layer.size(), layer.size(removed)
         rows.append(
             {
                 "module": name,
@@ -173,7 +177,10 @@ def make_plan(
                 "macs_after": after[1],
             }
         )
-    parameters, macs = zip(graph.totals(), graph.totals(removed), strict=True)
+    parameters, macs = (
+        (total, total - sum(row[f"{cost}_before"] - row[f"{cost}_after"] for row in rows))
+        for cost, total in zip(("parameters", "macs"), graph.totals(), strict=True)
+    )
     kept = torch.from_numpy(~removed).float()
     ratio = dict(pruning_ratio) if isinstance(pruning_ratio, Mapping) else pruning_ratio
     return PruningPlan(
@@ -181,6 +188,7 @@ def make_plan(
         cuts=cuts,
         widths={n: (g.size, int((~removed[g.span]).sum())) for n, g in graph.groups.items()},
         skipped=dict(graph.skipped),
+        partly=dict(graph.partly),
         parameters=parameters,
         macs=macs,
         layers=tuple(rows),

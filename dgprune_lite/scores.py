@@ -128,17 +128,22 @@ def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray
 
 
 def _norms(model: nn.Module, graph: ChannelGraph, p: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """For every layer with filters: their units and the p-norm of its channels' weights."""
+    """For blocks of each layer with filters: units and the p-norm of its channels' weights."""
     for units, rows in _filters(model, graph):
-        yield units, torch.linalg.vector_norm(rows, p, dim=1, dtype=torch.float64).cpu()
+        step = max(1, 2**18 // rows.shape[1])  # so many fit the cache in float64
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
+            norms = torch.linalg.vector_norm(rows[block], p, dim=1, dtype=torch.float64)
+            yield units[block], norms
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:
     """Add values of channels (channels,) up to the filters they belong to."""
     total = torch.zeros(graph.num_filters, dtype=torch.float64)
-    for units, values in parts:
-        free = torch.from_numpy(units >= 0)
-        total.index_add_(0, torch.from_numpy(units)[free], values[free])
+    if graph.groups:
+        units, values = (list(column) for column in zip(*parts, strict=True))
+        unit = torch.from_numpy(np.concatenate(units))
+        total.index_add_(0, unit[unit >= 0], torch.cat(values).cpu()[unit >= 0])
     return total
 
 

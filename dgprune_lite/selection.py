@@ -47,9 +47,11 @@ class Limits:
         """The multiple of ``round_to`` nearest to ``width`` within bounds; ``size`` if none is."""
         if width == size:
             return size
-        multiples = range(self.round_to, size + 1, self.round_to)
-        allowed = [m for m in multiples if m >= self.least(size)]
-        return min(allowed, key=lambda m: (abs(m - width), -m), default=size)
+        step = self.round_to
+        lowest, highest = -(-self.least(size) // step) * step, size // step * step
+        if lowest > highest:
+            return size
+        return min(max(lowest, (width + step // 2) // step * step), highest)
 
 
 @dataclass(frozen=True)

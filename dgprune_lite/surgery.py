@@ -5,16 +5,16 @@ What goes is decided in ``pruning.py``; here it is done, on a copy or in place.
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dgprune_lite.channels import filters_first, misfit
+from dgprune_lite.copying import copy_network
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Cut:
     out: tuple[int, ...]
     into: tuple[int, ...]
     weight_shape: tuple[int, ...]  # before
+
+
+BLOCK = 2**20
+"""How many weights are gathered at a time: few enough for the cache, and to need no memory."""
 
 
 def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
@@ -41,15 +45,10 @@ def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
     for name, cut in cuts.items():
         memo.update((id(whole), part) for whole, part in _smaller(modules[name], cut))
-    for module in modules.values():  # a module has some ten empty dicts, slow to copy
-        for own in vars(module).values():
-            if type(own) in (dict, OrderedDict) and not own:
-                memo[id(own)] = type(own)()
-    small = copy.deepcopy(model, memo)
+    small = copy_network(model, memo)
+    modules = dict(small.named_modules())
     for name, cut in cuts.items():
-        _set_sizes(small.get_submodule(name), cut)
-    for parameter in small.parameters():
-        parameter.grad = None
+        _set_sizes(modules[name], cut)
     return small
 
 
@@ -63,20 +62,24 @@ def shrink(module: nn.Module, cut: Cut) -> None:
 
 
 def _smaller(module: nn.Module, cut: Cut) -> Iterator[tuple[Tensor, Tensor]]:
-    """The module's tensors that have a channel axis, each with what the cut leaves of it."""
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    """The tensors of a layer, each with a copy of what the cut leaves of it."""
+    rows: Tensor | None = None
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         tensor = getattr(module, name, None)
-        if isinstance(tensor, Tensor):
-            part = _without(filters_first(module, tensor.detach()), cut.out, 0)
-            if name == "weight" and cut.into:
-                part = _without(part, cut.into, 1)
-            if name == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
-                groups = _groups_left(module, cut)
-                part = part.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-            part = part.clone() if part.data_ptr() == tensor.data_ptr() else part.contiguous()
-            if isinstance(tensor, nn.Parameter):
-                part = nn.Parameter(part, requires_grad=tensor.requires_grad)
-            yield tensor, part
+        if not isinstance(tensor, Tensor):
+            continue
+        whole = filters_first(module, tensor.detach())
+        if whole.ndim == 0:  # a number of batches
+            part = whole.clone()
+        else:
+            rows = _others(cut.out, whole.shape[0], whole.device) if rows is None else rows
+            part = _entries(whole, rows, cut.into if name == "weight" else ())
+        if name == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
+            groups = _groups_left(module, cut)
+            part = part.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+        if isinstance(tensor, nn.Parameter):
+            part = nn.Parameter(part, requires_grad=tensor.requires_grad)
+        yield tensor, part
 
 
 def _groups_left(module: Any, cut: Cut) -> int:
@@ -105,9 +108,25 @@ def _set_sizes(module: nn.Module, cut: Cut) -> None:
         module.num_features -= len(cut.out)
 
 
-def _without(tensor: Tensor, indices: Sequence[int], axis: int) -> Tensor:
-    if not indices:
-        return tensor
-    keep = torch.ones(tensor.shape[axis], dtype=torch.bool)
+BLOCK = 2**20
+"""How many weights are gathered at a time: few enough for the cache, and to cost no memory."""
+
+
+def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
+    """A copy of some rows, without some columns: entries of the first and the second axis."""
+    if not without:
+        return tensor.index_select(0, rows)
+    columns = _others(without, tensor.shape[1], tensor.device)
+    part = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
+    step = max(1, BLOCK // tensor[0].numel())
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        torch.index_select(tensor.index_select(0, rows[some]), 1, columns, out=part[some])
+    return part
+
+
+def _others(indices: Sequence[int], size: int, device: torch.device) -> Tensor:
+    """All of ``size`` indices but these."""
+    keep = np.ones(size, dtype=bool)
     keep[list(indices)] = False
-    return tensor.index_select(axis, keep.nonzero()[:, 0].to(tensor.device))
+    return torch.from_numpy(np.flatnonzero(keep)).to(device)

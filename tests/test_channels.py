@@ -7,7 +7,7 @@ from networks import EACH, PlainCNN, assert_same, fingerprint, network
 from torch import Tensor, nn
 
 import dgprune_lite as dg
-from dgprune_lite import following
+from dgprune_lite import following, tracing
 
 
 def test_groups_of_the_teaching_network():
@@ -170,6 +170,40 @@ def test_heads_of_training_are_followed_or_keep_what_they_read():
     graph = dg.trace_channels(model, torch.zeros(1, 3, 4, 4))  # too small for the pooling
     assert graph.skipped["body"] == "in training pool reads it, which cannot be followed"
     assert "not called as a module, or not in evaluation" in graph.skipped["aux"]
+
+
+class OwnModes(nn.Module):
+    """Has the head above, but keeps its mode in an attribute of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out, self.aux = (nn.Conv2d(i, o, 1) for i, o in ((3, 4), (4, 2), (4, 2)))
+        self.heads = 2
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.heads = 2 if mode else 1
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.body(x)
+        return [head(x) for head in (self.out, self.aux)[: self.heads]]
+
+
+@pytest.mark.parametrize("kind", [AuxiliaryHead, OwnModes])
+def test_training_is_traced_where_it_can_be_another_graph(kind):
+    assert "aux" in dg.trace_channels(kind(), torch.zeros(1, 3, 6, 6)).layers
+
+
+def test_one_graph_is_enough_where_no_mode_is_asked_for(monkeypatch):
+    traced = []
+    trace = tracing._Tracer.trace
+    monkeypatch.setattr(tracing._Tracer, "trace", lambda *a: traced.append(a) or trace(*a))
+    model, images = network("resnet18")
+    dg.trace_channels(model, images)
+    assert len(traced) == 1
+    dg.trace_channels(AuxiliaryHead(), torch.zeros(1, 3, 6, 6))
+    assert len(traced) == 3
+    assert not hasattr(nn.Module, "training")  # as it was
 
 
 class ByNumbers(nn.Module):

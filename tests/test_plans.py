@@ -27,6 +27,26 @@ def test_the_text_says_why_a_group_keeps_more(plan):
     )
 
 
+def test_layers_that_keep_a_part_are_named():
+    wide, narrow, out = (torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 2, 1), torch.nn.Linear(4, 2))
+
+    class Padded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.narrow, self.out = wide, narrow, out
+
+        def forward(self, x):
+            padded = torch.nn.functional.pad(self.narrow(x), (0, 0, 0, 0, 1, 1))
+            return self.out((self.wide(x) + padded).mean((2, 3)))
+
+    graph = dg.trace_channels(Padded(), torch.zeros(1, 3, 4, 4))
+    plan = dg.plan_pruning(graph, graph.split(torch.rand(graph.num_filters)), 0.5)
+    assert list(plan.partly) == ["wide"]
+    assert f"  wide: {plan.partly['wide']}" in plan.explain().split("\n")
+    assert plan.partly["wide"].startswith("2 of its 4 channels stay: ")
+    assert plan.partly["wide"] in plan._repr_html_()
+
+
 def test_the_notebook_table_is_well_formed_and_says_the_same(plan):
     page = ET.fromstring(f"<div>{plan._repr_html_()}</div>")
     rows = [[cell.text or "" for cell in row] for row in page.iter("tr")]

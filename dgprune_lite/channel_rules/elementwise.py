@@ -51,6 +51,15 @@ POOLING = (
     F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
     F.adaptive_max_pool3d, F.interpolate,
 )  # fmt: skip
+# of two tensors, or a tensor and a number, element by element
+ADDING = (
+    operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, torch.maximum,
+    torch.minimum, "add", "add_", "sub", "sub_", "maximum", "minimum",
+)  # fmt: skip
+MULTIPLYING = (
+    operator.imul, operator.truediv, operator.itruediv, torch.mul, torch.div,
+    "mul", "mul_", "div", "div_",
+)  # fmt: skip
 
 
 @rule(*ZERO_PRESERVING, *IDENTITIES)
@@ -120,8 +129,7 @@ def reducing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tens
     return Value(ids.reshape(result.shape), value.zero, value.gates)
 
 
-@rule(operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub,
-      "add", "add_", "sub", "sub_", torch.maximum, torch.minimum, "maximum", "minimum")  # fmt: skip
+@rule(*ADDING)
 def adding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
     """A sum is zero where all its terms are, so the filters of all terms go together."""
     numbers = _numbers(flow, node)
@@ -132,8 +140,7 @@ def adding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor
     return Value(ids, all(v.zero for v in inputs) and not constant and not foreign, gates)
 
 
-@rule(operator.imul, operator.truediv, operator.itruediv, torch.mul, torch.div,
-      "mul", "mul_", "div", "div_")  # fmt: skip
+@rule(*MULTIPLYING)
 def multiplying(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
     """A product is zero where one factor is; that factor's gates are the ones that count."""
     ids = _join(flow, node, inputs, result)
@@ -177,7 +184,7 @@ def _join(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor)
             aligned.append(squeeze_constant(value.ids))
     if not aligned:
         return fixed(result).ids
-    joined, *others = torch.broadcast_tensors(*aligned)
+    joined, *others = aligned
     for other in others:
         flow.unite(joined, other, f"{title(flow, node)} with values that no filter makes")
         joined = torch.maximum(joined, other)
@@ -187,6 +194,6 @@ def _join(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor)
 def _stretched(ids: Tensor, target: Tensor) -> bool:
     """Whether broadcasting stretches ``ids`` over an axis along which ``target`` varies."""
     return any(
-        varies(target, axis) and (-axis > ids.ndim or ids.shape[axis] == 1)
+        (-axis > ids.ndim or ids.shape[axis] == 1) and varies(target, axis)
         for axis in range(-target.ndim, 0)
     )

@@ -40,10 +40,12 @@ def convolution(flow: Any, node: fx.Node, inputs: list[Value], result: Tensor) -
         return Value(spread(ids, result, 1), gates=frozenset([name]))
     into = flow.consume(name, value, 1)
     fresh = flow.fresh(module.out_channels)
-    why = f"{name} convolves in groups that must stay equally wide"
-    for ids in (into, fresh):  # the groups lose channels at the same offsets
-        flow.unite_along(ids.reshape(groups, -1), 0, why)
-    ids = flow.layer(name, "conv", fresh, into.reshape(groups, -1)[0], positions)
+    if groups > 1:
+        why = f"{name} convolves in groups that must stay equally wide"
+        for ids in (into, fresh):  # the groups lose channels at the same offsets
+            flow.unite_along(ids.reshape(groups, -1), 0, why)
+        into = into.reshape(groups, -1)[0]
+    ids = flow.layer(name, "conv", fresh, into, positions)
     return Value(spread(ids, result, 1), gates=frozenset([name]))
 
 

@@ -89,9 +89,11 @@ def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
 
 def spread(ids: Tensor, result: Tensor, axis: int) -> Tensor:
     """ids of channels (channels,), expanded to the shape of ``result``."""
-    shape = [1] * result.ndim
-    shape[axis] = len(ids)
-    return ids.reshape(shape).expand(result.shape)
+    if len(ids) != result.shape[axis]:
+        raise ValueError(f"{len(ids)} channels along axis {axis} of shape {tuple(result.shape)}")
+    strides = [0] * result.ndim
+    strides[axis] = ids.stride(0)
+    return ids.as_strided(result.shape, strides)
 
 
 def on_ids(flow: Propagation, node: fx.Node) -> Any:

@@ -32,6 +32,7 @@ MOVING = (
     torch.swapaxes, nn.Flatten,
     "flatten", "permute", "transpose", "unsqueeze", "movedim", "swapaxes", "t",
 )  # fmt: skip
+CONCATENATING = (torch.cat, torch.concat, torch.concatenate)
 
 
 @rule(*MOVING)
@@ -183,7 +184,7 @@ def like_another(flow: Propagation, node: fx.Node, inputs: list[Value], result: 
 # --- Joining and parting -----------------------------------------------------------------
 
 
-@rule(torch.cat, torch.concat, torch.concatenate)
+@rule(*CONCATENATING)
 def concatenating(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
     given: Any = argument(node, 0, "tensors")
     loaded = flow.values[given] if isinstance(given, fx.Node) else [flow.values[n] for n in given]
