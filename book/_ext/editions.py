@@ -210,12 +210,13 @@ def _find_new_companions(
 
 
 def _finish(app: Sphinx, document: nodes.document) -> None:
-    """Fold hints; sphinx-exercise gives the parts of all exercises one identifier: take it away."""
+    """Fold hints; sphinx-exercise gives the parts of all exercises one identifier: change it."""
     for hint in document.findall(nodes.hint):
         hint["classes"].append("dropdown")
     for part in document.findall(nodes.section):
         if part["ids"] in (["exercise-content"], ["solution-content"]):
-            part["ids"] = []
+            # Not empty: Sphinx looks for the number of every section by its first identifier.
+            part["ids"] = [f"{part.parent['label']}-content"]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
