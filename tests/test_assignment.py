@@ -480,6 +480,7 @@ def test_without_a_baseline_or_with_one_network_nothing_is_compared():
     made = make_board(replace(one, controls=one.controls[:1], rows=one.rows[:1]))
     assert made.best_baseline is None
     assert "One network says nothing about a difference" in str(made)
+    assert "nan" not in str(make_board(made_outcome({"l1": LOST["l1"]})))
     two = made_outcome({"mine": LOST["mine"], "l1": LOST["l1"]})
     single = make_board(replace(two, controls=two.controls[:1], rows=two.rows[:2]))
     assert [entry.better_by for entry in single.entries] == [None, None]

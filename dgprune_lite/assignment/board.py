@@ -143,6 +143,8 @@ def _remarks(lost: pd.DataFrame, best: str | None, value: str) -> tuple[str, ...
     pairs = len(table)
     if best is None or pairs < 2:
         return (*remarks, "One network says nothing about a difference between criteria.")
+    if len(table.columns) < 2:
+        return tuple(remarks)  # the baseline alone
     differences = table.drop(columns=best).rsub(table[best], axis=0)
     spread = float(differences.std(ddof=1).median())
     remarks.append(
