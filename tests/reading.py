@@ -39,7 +39,10 @@ _TEX = {
     "σ": r"\sigma",
     "ℓ": r"\ell",
 }
-_CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(?:---\n(.*?)^---\n)?.*?^```$", re.DOTALL | re.M)
+_CELL = re.compile(
+    r"^(?P<fence>`{3,})\{code-cell\}[^\n]*\n(?:---\n(?P<settings>.*?)^---\n)?.*?^(?P=fence)$",
+    re.DOTALL | re.M,
+)
 _FIRST_WORDS = re.compile(r"^(?:[A-Z][a-z]{3,})+(?=[A-Z]{2})")  # of a name like ColoredMNIST
 _SHORT = re.compile(r"\b(?:[A-Z]-)?[A-Za-z]*[A-Z]{2,}[A-Za-z]*\b")
 
@@ -92,7 +95,7 @@ def read_page(name: str, place: int, markdown: str) -> Page:
     figures = []
 
     def caption(cell: re.Match[str]) -> str:
-        settings = yaml.safe_load(cell[1]) if cell[1] else {}
+        settings = yaml.safe_load(cell["settings"]) if cell["settings"] else {}
         figure = settings.get("mystnb", {}).get("figure", {})
         figures.extend([figure["name"]] if "name" in figure else [])
         return figure.get("caption", "")
