@@ -55,10 +55,6 @@ class Verdict:
         return f"**{'Passed.' if self.passed else 'Not yet.'}** {self.message}"
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
-
-
 @dataclass(frozen=True)
 class Mistake:
     """A wrong implementation that readers write, and the sentence that names it."""
@@ -89,7 +85,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     praise: str = "It agrees with the reference on every input tried."
     judge: Judge | None = None
-    use: Callable[..., Any] = _call
+    use: Callable[..., Any] | None = None
 
 
 def check(exercise: Exercise, function: Any) -> Verdict:
@@ -121,7 +117,7 @@ def check(exercise: Exercise, function: Any) -> Verdict:
         given = _describe(function)
         return Verdict(False, f"This is {given}, not a function: pass it by its name, without ().")
     cases = exercise.cases()
-    asked = exercise.reference if exercise.use is _call else partial(exercise.use, function)
+    asked = _in_use(exercise, exercise.reference)
     names = list(inspect.signature(asked).parameters)
     outcomes = [_run(exercise, function, arguments) for arguments in cases]
     for arguments, outcome in zip(cases, outcomes, strict=True):
@@ -167,12 +163,17 @@ def _alike(one: _Outcome, other: _Outcome) -> bool:
         return False
 
 
+def _in_use(exercise: Exercise, function: Callable[..., Any]) -> Callable[..., Any]:
+    """What takes the arguments of a case and gives the result that is looked at."""
+    return function if exercise.use is None else partial(exercise.use, function)
+
+
 def _run(exercise: Exercise, function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:
     """Use a function on copies of the arguments."""
     given = copy.deepcopy(arguments)
     with _own_random_state() as before:
         try:
-            value = exercise.use(function, *given)
+            value = _in_use(exercise, function)(*given)
         except NotImplementedError:
             return _Outcome(unwritten=True)
         except Exception as error:  # whatever the reader's function does is reported, not raised
@@ -240,7 +241,7 @@ def _judge(exercise: Exercise, value: Any, arguments: tuple[Any, ...]) -> str | 
     try:
         if exercise.judge is not None:
             return exercise.judge(value, *copy.deepcopy(arguments))
-        expected = exercise.use(exercise.reference, *copy.deepcopy(arguments))
+        expected = _in_use(exercise, exercise.reference)(*copy.deepcopy(arguments))
         return difference(value, expected)
     except Exception:  # a result so unlike what was asked that looking at it fails
         return f"it gives {_describe(value)}, which is not what was asked for"
