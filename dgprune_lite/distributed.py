@@ -2,12 +2,12 @@
 
 All that a score needs of the data are sums over images (`DomainStatistics`), so that nothing else
 has to be exchanged: no gradients, no images, one addition at the end. What this file is *not*:
-training on several GPUs.
+training on several GPUs. On one machine with 4 GPUs, and on two::
 
-    torchrun --nproc-per-node 4 score.py                                   # one machine, 4 GPUs
-    torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 4 score.py  # two machines
+    torchrun --nproc-per-node 4 score.py
+    torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 4 score.py
 
-with a ``score.py`` such as
+with a ``score.py`` such as::
 
     dist.init_process_group()                                  # NCCL for GPUs, Gloo for CPUs
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
