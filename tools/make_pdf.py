@@ -41,6 +41,7 @@ NETWORK = (
     "Here the web page of this chapter runs a trained network. In a copy of the repository, open "
     "book/_static/network/index.html."
 )
+ANSWER = "The web page has something folded here: code, or an answer to be found first."
 EXPLORER = "One of several figures: in the web page of this chapter the reader chooses among them."
 SHORT = 30  # a block of at most so many lines or rows is kept on one page
 WIDTH, HEIGHT = 650, 960  # CSS pixels of an A4 page within the margins of make_pdf.css
@@ -104,8 +105,8 @@ DOCUMENT = Template("""<!DOCTYPE html>
 <p class="dg-small">The source of this book, its notebooks and its package:
 <a href="$address">$address</a>. Text and figures: CC BY 4.0. Code: MIT.</p>
 <p>Printed from the book's web pages. Left out are code that the pages fold (it draws figures and
-writes tables; the notebooks have it), the choice of figures that the reader steers (one is shown),
-and the network that runs in a page.</p>
+writes tables; the notebooks have it), folded answers, the choice of figures that the reader steers
+(one is shown), and the network that runs in a page.</p>
 </div>
 <nav class="dg-contents"><p class="dg-title">Contents</p>
 $contents</nav>
@@ -117,11 +118,15 @@ $articles
 def page_names(toc: dict[str, Any]) -> list[str]:
     """The pages of a table of contents (_toc.yml), in order.
 
-    >>> page_names({"root": "index", "parts": [{"chapters": [{"file": "01_start"}]}]})
-    ['index', '01_start']
+    >>> page_names({"root": "index", "parts": [{"chapters": [
+    ...     {"file": "01_start", "sections": [{"file": "more/detail"}]}, {"file": "02_next"}]}]})
+    ['index', '01_start', 'more/detail', '02_next']
     """
-    parts = toc.get("parts", [toc])
-    return [toc["root"], *(page["file"] for part in parts for page in part.get("chapters", []))]
+    names = [toc[key] for key in ("root", "file") if key in toc]
+    for key in ("parts", "chapters", "sections"):
+        for entry in toc.get(key, []):
+            names += page_names(entry)
+    return names
 
 
 def read_article(path: Path, pages: Collection[str]) -> Tag:
@@ -136,6 +141,8 @@ def read_article(path: Path, pages: Collection[str]) -> Tag:
         raise ValueError(f"{path} has no article: is it a page of the built book?")
     for element in article.select(LEFT_OUT):
         element.decompose()
+    for answer in article.select(".tag_hide-cell"):
+        answer.replace_with(_note(soup, ANSWER))
     for folded in article.select("details"):
         for code in folded.select(".cell_input"):
             code.decompose()
@@ -225,6 +232,8 @@ def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
     toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
     files = [site / f"{name}.html" for name in page_names(toc)]
     names = [path.stem for path in files]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two pages have one name, which the PDF cannot tell apart: {names}")
     articles = [read_article(path, names) for path in files]
     rules = []
     for name, article in zip(names, articles, strict=True):
