@@ -76,8 +76,9 @@ class PruningPlan:
             lines.append(f"  {name:<{width}}  {before:>5} -> {after:>5} filters{without}")
             if name in self.notes:
                 lines.append(f"  {'':<{width}}  {self.notes[name]}")
-        for name, reason in self.skipped.items():
-            lines.append(f"  {name} keeps all its filters: {reason}")
+        for reason, names in self._untouched().items():
+            keep = "keeps all its" if len(names) == 1 else "keep all their"
+            lines.append(f"  {', '.join(names)} {keep} filters: {reason}")
         lines += [f"  {name}: {reason}" for name, reason in self.partly.items()]
         lines += [f"note: {remark}" for remark in self.remarks]
         lines += [f"{title}: {change}" for title, change in self._savings().items()]
@@ -89,7 +90,10 @@ class PruningPlan:
             (name, f"{before} → {after}", self._gone(name), self.notes.get(name, ""))
             for name, (before, after) in self.widths.items()
         ]
-        cells += [(name, "all stay", "", reason) for name, reason in self.skipped.items()]
+        cells += [
+            (", ".join(names), "all stay", "", reason)
+            for reason, names in self._untouched().items()
+        ]
         cells += [(name, "some stay", "", reason) for name, reason in self.partly.items()]
         head = "".join(f"<th>{title}</th>" for title in ("group", "filters", "without", "why"))
         rows = "".join(
@@ -134,6 +138,13 @@ class PruningPlan:
             each = ", ".join(f"{name} {share:g}" for name, share in self.pruning_ratio.items())
             return f"Pruning plan at ratios {each}"
         return f"Pruning plan at ratio {self.pruning_ratio:g}"
+
+    def _untouched(self) -> dict[str, list[str]]:
+        """Reason to the layers that keep all their filters for it."""
+        layers: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            layers.setdefault(reason, []).append(name)
+        return layers
 
     def _gone(self, group: str) -> str:
         gone = (self.kept_gates[group] == 0).nonzero()[:, 0].tolist()

@@ -1,5 +1,6 @@
 """How a plan shows itself: as text, as a table, as a figure."""
 
+import dataclasses
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -71,3 +72,15 @@ def test_the_figure_has_the_channels_of_each_layer(plan):
     assert bars[len(rows) :] == [row["channels_after"] for row in rows]
     assert plt.rcParams["font.size"] == 10  # the style is the figure's alone
     plt.close(figure)
+
+
+def test_layers_that_stay_for_one_reason_share_a_line():
+    model = dg.build_model("digits_resnet", width=4)
+    graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    reason = "for a reason of its own"
+    graph = dataclasses.replace(graph, skipped={"a": reason, "b": "alone", "c": reason})
+    plan = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5)
+    lines = plan.explain().split("\n")
+    assert f"  a, c keep all their filters: {reason}" in lines
+    assert "  b keeps all its filters: alone" in lines
+    assert "<td>a, c</td>" in plan._repr_html_()
