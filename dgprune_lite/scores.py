@@ -127,14 +127,16 @@ def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray
             yield layer.out_units, filters_first(module, module.weight.detach()).flatten(1)
 
 
-def _norms(model: nn.Module, graph: ChannelGraph, p: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """For blocks of each layer with filters: units and the p-norm of its channels' weights."""
+def _power_sums(
+    model: nn.Module, graph: ChannelGraph, power: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """For blocks of each layer with filters: units and Σ |weight|^power of their channels."""
     for units, rows in _filters(model, graph):
         step = max(1, 2**18 // rows.shape[1])  # so many fit the cache in float64
         for start in range(0, len(rows), step):
             block = slice(start, start + step)
-            norms = torch.linalg.vector_norm(rows[block], p, dim=1, dtype=torch.float64)
-            yield units[block], norms
+            sizes = rows[block].abs().double()
+            yield units[block], (sizes if power == 1 else sizes.pow_(power)).sum(dim=1)
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:
@@ -150,13 +152,13 @@ def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tens
 @criterion("l1", statistics=False)
 def l1(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
     """Sum of absolute weights. Source: Li et al. 2017, "Pruning filters for efficient ConvNets"."""
-    return _sum_over_layers(graph, _norms(model, graph, 1))
+    return _sum_over_layers(graph, _power_sums(model, graph, 1))
 
 
 @criterion("l2", statistics=False)
 def l2(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
     """Euclidean norm of the weights, over all layers of the filter."""
-    return _sum_over_layers(graph, ((u, n**2) for u, n in _norms(model, graph, 2))).sqrt()
+    return _sum_over_layers(graph, _power_sums(model, graph, 2)).sqrt()
 
 
 @criterion("bn_scale", statistics=False)
