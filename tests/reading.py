@@ -71,10 +71,10 @@ def read_pages(folder: Path = BOOK) -> list[Page]:
     """All pages of the table of contents, in its order."""
     files = [TABLE_OF_CONTENTS["root"]]
     files += [page["file"] for part in TABLE_OF_CONTENTS["parts"] for page in part["chapters"]]
-    names = [Path(file).name for file in files]
     pages = []
-    for place, name in enumerate(names):
-        page = read_page(name, place, (folder / f"{name}.md").read_text(encoding="utf-8"))
+    for place, file in enumerate(files):
+        name, path = Path(file).name, folder / f"{file.removeprefix('book/')}.md"
+        page = read_page(name, place, path.read_text(encoding="utf-8"))
         solutions = folder / "solutions" / f"{name}.md"
         if solutions.is_file():
             added = read_page(name, place, solutions.read_text(encoding="utf-8")).passages

@@ -109,7 +109,8 @@ LEAVE_OUT = Exercise(
         Mistake(_with_target, "The unseen domain is divided like a source and can be learnt from."),
         Mistake(
             _global_seed,
-            "`torch.manual_seed` seeds everything that the program draws afterwards, too.",
+            "The global random numbers are seeded here, which changes all that the program draws "
+            "afterwards: use a `torch.Generator` of its own.",
         ),
         Mistake(
             _by_round,
@@ -126,7 +127,7 @@ LEAVE_OUT = Exercise(
 
 
 def check_leave_out(function: Callable[..., Any]) -> Verdict:
-    """Check ``leave_out(sizes, test_env, seed) -> (train, val)``, exercise 1 of chapter 1.
+    """Check ``leave_out(sizes, test_env, seed) -> (train, val)``, exercise 2 of chapter 1.
 
     Args:
         function: Takes ``sizes`` (domain name to its number of images), ``test_env`` (the name

@@ -44,9 +44,14 @@ def _vrex_deviation(losses: Tensor, domains: Tensor, weight: float) -> Tensor:
     return risks.mean() + weight * risks.std(correction=0)
 
 
+def _vrex_sums(losses: Tensor, domains: Tensor, weight: float) -> Tensor:
+    risks = torch.stack([losses[domains == d].sum() for d in domains.unique()])
+    return risks.mean() + weight * risks.var(correction=0)
+
+
 def _batches() -> list[tuple[Tensor, Tensor, float]]:
     generator = torch.Generator().manual_seed(2)
-    small = torch.tensor([1.0, 3.0, 0.5, 1.0, 1.5, 4.0], dtype=torch.float64)
+    small = torch.tensor([2.0, 3.0, 0.5, 1.0, 1.5, 4.0], dtype=torch.float64)
     large = torch.rand(60, generator=generator, dtype=torch.float64)
     places = torch.randint(4, (60,), generator=generator)
     return [(small, torch.tensor([0, 0, 1, 1, 1, 2]), 1.0), (large * (1 + places), places, 10.0)]
@@ -72,6 +77,7 @@ VREX_OBJECTIVE = Exercise(
             "That is the variance of the losses over images. The penalty is on the variance of "
             "the risks over domains.",
         ),
+        Mistake(_vrex_sums, "The losses of a domain are added up. Its risk is their mean."),
         Mistake(_vrex_deviation, "That is the standard deviation of the risks, not the variance."),
     ),
     praise="It is the objective of V-REx, also where the domains have unequal numbers of images.",
@@ -139,6 +145,12 @@ def _ece_true_class(probabilities: Tensor, labels: Tensor, bins: int) -> float:
     return expected_calibration_error(confidence, probabilities.argmax(1) == labels, bins)
 
 
+def _ece_edges(probabilities: Tensor, labels: Tensor, bins: int) -> float:
+    confidence, predicted = probabilities.max(1)
+    nudged = confidence + 1e-9 * (confidence < 1)  # what lies on an edge belongs to the bin above
+    return expected_calibration_error(nudged, predicted == labels, bins)
+
+
 _SIGNED = "The differences cancel between bins: take the magnitude in each bin before the sum."
 
 
@@ -151,7 +163,12 @@ def _predictions() -> list[tuple[Tensor, Tensor, int]]:
         logits.argmax(1),
         torch.randint(5, (80,), generator=generator),
     )
-    return [(few, torch.tensor([0, 1, 1, 1]), 2), (logits.softmax(1), labels, 10)]
+    edges = torch.tensor([[1, 0, 0], [1, 0, 0], [0.3, 0.5, 0.2], [0.6, 0.3, 0.1]]).double()
+    return [
+        (few, torch.tensor([0, 1, 1, 1]), 2),
+        (edges, torch.tensor([0, 1, 1, 1]), 2),
+        (logits.softmax(1), labels, 10),
+    ]
 
 
 CALIBRATION_ERROR = Exercise(
@@ -165,6 +182,11 @@ CALIBRATION_ERROR = Exercise(
         Mistake(_ece_signed, _SIGNED),
         Mistake(_ece_over, _SIGNED),
         Mistake(_ece_one_bin, _SIGNED),
+        Mistake(
+            _ece_edges,
+            "A confidence on the edge of two bins is in the upper one here. A bin goes from above "
+            "its lower edge up to its upper edge.",
+        ),
         Mistake(
             _ece_true_class,
             "That is the probability of the true class. The confidence is the probability of the "

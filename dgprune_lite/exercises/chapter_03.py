@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -143,9 +144,22 @@ def _left_empty(channels: tuple[int, ...], kernel: int, ratio: float) -> int:
     return _layers(kept, kernel)
 
 
+def _left_rounding(to_whole: Callable[[float], int]) -> Callable[..., int]:
+    def left(channels: tuple[int, ...], kernel: int, ratio: float) -> int:
+        kept = (max(1, to_whole(filters * (1 - ratio))) for filters in channels[1:])
+        return _layers((channels[0], *kept), kernel)
+
+    return left
+
+
 PARAMETERS_LEFT = Exercise(
     reference=_left,
-    cases=lambda: [((3, 16, 32, 32), 3, 0.5), ((1, 10, 20), 5, 0.3), ((3, 2, 8, 4), 3, 0.8)],
+    cases=lambda: [
+        ((3, 16, 32, 32), 3, 0.5),
+        ((3, 16, 24), 3, 0.3),
+        ((1, 10, 20), 5, 0.3),
+        ((3, 2, 8, 4), 3, 0.8),
+    ],
     mistakes=(
         Mistake(
             _left_share,
@@ -167,6 +181,8 @@ PARAMETERS_LEFT = Exercise(
             "them by its gradient, and `dg.count_parameters` leaves them out.",
         ),
         Mistake(_left_whole_norm, "The BatchNorms keep the entries of the filters that went."),
+        Mistake(_left_rounding(int), "The number of filters is cut off (`int`), not rounded."),
+        Mistake(_left_rounding(math.ceil), "The number of filters is rounded up here."),
         Mistake(_left_empty, "A layer keeps no filter here: one has to stay."),
     ),
     praise="It is what a plan counts.",

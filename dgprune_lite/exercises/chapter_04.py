@@ -135,6 +135,12 @@ def _unpaired(first: Losses, second: Losses) -> tuple[float, float]:
     return statistics.fmean(_differences(first, second)), math.hypot(*errors)
 
 
+def _paired_by_size(first: Losses, second: Losses) -> tuple[float, float]:
+    pairs = zip(sorted(first.values()), sorted(second.values()), strict=True)
+    differences = [a - b for a, b in pairs]
+    return statistics.fmean(differences), _error(differences)
+
+
 def _paired_deviation(first: Losses, second: Losses) -> tuple[float, float]:
     differences = _differences(first, second)
     return statistics.fmean(differences), statistics.stdev(differences)
@@ -166,8 +172,16 @@ PAIRED_DIFFERENCE = Exercise(
             {("syn", 0): 1.0, ("syn", 1): -2.0, ("mnist", 0): 7.5, ("mnist", 1): 3.0},
             {("mnist", 1): 3.5, ("mnist", 0): 4.0, ("syn", 1): -1.0, ("syn", 0): 0.0},
         ),
+        (
+            {("syn", 0): 4.0, ("syn", 1): 9.0, ("mnist", 0): 2.0},
+            {("syn", 0): 9.5, ("syn", 1): 2.0, ("mnist", 0): 4.0},
+        ),
     ],
     mistakes=(
+        Mistake(
+            _paired_by_size,
+            "That pairs the losses by their size. Look the second loss up by the key of the first.",
+        ),
         Mistake(
             _paired_by_place,
             "That pairs by the order in the dicts, which is not the same in both. Look the second "

@@ -146,6 +146,12 @@ def _rounds_down(filters: int, ratio: float, round_to: int, max_ratio: float) ->
     return width if width >= least else filters
 
 
+def _rounds_up(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
+    least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
+    width = math.ceil(max(_by_ratio(filters, ratio), least) / round_to) * round_to
+    return width if width <= filters else filters
+
+
 def _rounds_below_the_bound(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
     least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
     return _nearest(max(_by_ratio(filters, ratio), least), round_to) or filters
@@ -175,10 +181,14 @@ KEPT_WIDTH = Exercise(
         (64, 0.9, 16, 0.65),
         (20, 0.9, 8, 1.0),
         (6, 0.5, 8, 1.0),
+        (64, 0.73, 8, 1.0),
+        (64, 0.6875, 8, 1.0),
+        (63, 0.7, 1, 1.0),
         (16, 0.95, 1, 1.0),
     ],
     mistakes=(
         Mistake(_rounds_down, "The width is rounded down; asked for is the nearest multiple."),
+        Mistake(_rounds_up, "The width is rounded up; asked for is the nearest multiple."),
         Mistake(
             _rounds_below_the_bound,
             "Rounding goes below the bound: of the multiples, only those that keep at least a "

@@ -124,6 +124,12 @@ def test_every_figure_is_referred_to(page):
     assert unmentioned_figures(page) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_line_begins_with_a_per_cent_sign(page):
+    """MyST takes such a line for a comment and leaves it out."""
+    assert re.findall(r"^%.*", page.text, re.M) == []
+
+
 @pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.name)
 def test_every_chapter_opens_and_ends_alike(page):
     opening, *sections = re.split(r"^## ", page.text, flags=re.M)
