@@ -249,6 +249,7 @@ def test_a_warning_of_a_cell_fails_the_build_also_when_it_comes_from_the_cache(t
     cell = "\n```{code-cell} ipython3\nimport warnings\n\nwarnings.warn('a stray warning')\n```\n"
     source = small_book(tmp_path / "source", EXERCISE + cell)
     for notice in ("Executed notebook", "Using cached notebook"):
+        shutil.rmtree(tmp_path / "build/reader", ignore_errors=True)  # all but the executed cells
         done = build("reader", source, tmp_path / "build")
         assert notice in done.stdout
         assert "stderr was found in the cell outputs" in done.stdout
