@@ -91,7 +91,7 @@ study: env-test ## run the full grid of experiments behind the book's figures (h
 	$(RUN) -m dgprune_lite.study
 
 .PHONY: slides
-slides: env-book ## make the lecture's slides: _build/slides/ and, with Chromium, _build/slides.pdf
+slides: env-pdf ## make the lecture's slides: _build/slides/ and, with Chromium, _build/slides.pdf
 	$(RUN) tools/make_slides.py
 
 clean: ## remove the environment, the built book and every cache

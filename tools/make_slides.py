@@ -14,7 +14,6 @@ import base64
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +27,9 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 SOURCE = BOOK / "slides" / "lecture.md"
 STATIC = BOOK / "_static"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+SIZE = {"width": 1280, "height": 720}  # CSS pixels of a slide
 
 
 def run(source: Path = SOURCE) -> Any:
@@ -122,20 +123,20 @@ def write(notebook: Any, folder: Path) -> Path:
 
 def print_pdf(page: Path, pdf: Path) -> bool:
     """Print the slides by Chromium, one a sheet; tell whether there is a Chromium to do so."""
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None:
         return False
-    with tempfile.TemporaryDirectory(dir=pdf.parent) as parent:
-        made = Path(parent, "slides.pdf")
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-        command += ["--disable-background-networking", "--disable-component-update"]
-        command += ["--disable-sync", "--virtual-time-budget=30000", "--no-pdf-header-footer"]
-        command += [f"--user-data-dir={parent}/profile", f"--print-to-pdf={made}"]
-        result = subprocess.run(
-            [*command, f"{page.resolve().as_uri()}?view=print"], capture_output=True, text=True
-        )
-        if not made.is_file():
-            raise RuntimeError(f"Chromium printed nothing:\n{result.stderr[-2000:]}")
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory(dir=pdf.parent) as folder, sync_playwright() as playwright:
+        made = Path(folder, "slides.pdf")
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        sheets = browser.new_context(offline=True, viewport=SIZE).new_page()
+        sheets.goto(f"{page.resolve().as_uri()}?view=print", wait_until="load")
+        sheets.wait_for_selector("html[data-printable]", timeout=120_000)
+        sheets.evaluate("() => document.fonts.ready")
+        sheets.pdf(path=made, prefer_css_page_size=True, print_background=True)
+        browser.close()
         made.replace(pdf)
     return True
 

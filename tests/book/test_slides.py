@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from pypdf import PdfReader
 
 ROOT = Path(__file__).parent.parent.parent
 REVEAL = ROOT / "book" / "_static" / "vendor" / "reveal"
@@ -144,8 +145,10 @@ class TestShown:
         assert errors == []
 
     def test_pdf_has_a_sheet_a_slide(self, slides, show):
-        sheets = re.findall(rb"/Type\s*/Page\b", slides.pdf.read_bytes())
+        sheets = PdfReader(slides.pdf).pages
         assert len(sheets) == show[0].evaluate("Reveal.getTotalSlides()")
+        assert all(sheet.extract_text().strip() for sheet in sheets)
+        assert {tuple(map(round, sheet.mediabox[2:])) for sheet in sheets} == {(960, 540)}
 
 
 def test_vendored_reveal_is_small_and_asks_no_other_host():
