@@ -314,7 +314,8 @@ def _members(
             members[makers[number]] = filters
         else:
             together = ", ".join(makers[number])
-            why[int(filters[0])] = f"all channels of {together} that go together make up one filter"
+            alone = f"the channels of {together} go only all at once, and some must stay"
+            why[int(filters[0])] = alone
     return members
 
 

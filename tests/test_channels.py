@@ -121,7 +121,7 @@ def test_a_group_with_one_filter_and_a_layer_in_part_are_named():
     padded = OneFilterAndPadding()
     graph = dg.trace_channels(padded, torch.zeros(1, 3, 8, 8))
     assert graph.groups["wide"].size == 5
-    assert graph.skipped["one"] == "all channels of one that go together make up one filter"
+    assert graph.skipped["one"] == "the channels of one go only all at once, and some must stay"
     reason = "add with values that no filter makes"
     assert graph.partly == {"sum": f"2 of its 6 channels stay: {reason}"}
     assert graph.groups["narrow"].producers == ("narrow", "sum")

@@ -128,7 +128,10 @@ def test_a_function_cannot_spoil_the_inputs_for_the_next():
 @pytest.mark.parametrize(
     ("value", "expected", "words"),
     [
-        (1.0 + 1e-9, 1, None),
+        (0.1 + 0.2, 0.3, None),
+        (2, 2.0, None),
+        (np.int64(1), 1, None),
+        (1.0, 1, "the float `1`, expected a whole number"),
         (np.float64(0.5), 0.5, None),
         (torch.tensor(0.5), 0.5, "`.item()` makes one"),
         (True, 1.0, "the bool `True`, expected a number"),

@@ -29,7 +29,7 @@ LEFT = {
         "normalises channels together", "layer_norm is an operation", "is a kind of module",
         "with values that no filter makes", "it filters channels of the input",
     ),
-    "shufflenet": ("that go together make up one filter",),  # its shuffles tie whole stages
+    "shufflenet": ("go only all at once, and some must stay",),  # its shuffles tie whole stages
 }  # fmt: skip
 
 

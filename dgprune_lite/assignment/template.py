@@ -51,5 +51,5 @@ if __name__ == "__main__":
     network = dg.build_model("digits_cnn", seed=0).eval()
     split = dg.leave_one_domain_out(dg.DigitsLite(), "syn", seed=0)
     example = split.example_inputs
-    sources = Sources(split.train, split.val, 0, 10, example)
+    sources = Sources(split.train, split.val, seed=0, num_classes=10, example_inputs=example)
     print(score(network, dg.trace_channels(network, example), sources))

@@ -65,8 +65,12 @@ def _all_rounds(
 
 def _leak(rounds: dict[tuple[str, int], Any], sizes: dict[str, int], seeds: tuple[int, int]) -> Any:
     """What is wrong with the rounds of leave-one-domain-out, or None."""
-    for (test_env, seed), (train, val) in rounds.items():
+    for (test_env, seed), given in rounds.items():
         here = f"with `test_env={test_env!r}, seed={seed}`"
+        two = isinstance(given, tuple) and len(given) == 2
+        if not (two and all(isinstance(part, dict) for part in given)):
+            return f"it does not give two dicts, `train` and `val`, {here}"
+        train, val = given
         sources = [name for name in sizes if name != test_env]
         for part, places in (("train", train), ("val", val)):
             if test_env in places:
@@ -74,6 +78,10 @@ def _leak(rounds: dict[tuple[str, int], Any], sizes: dict[str, int], seeds: tupl
             if set(places) != set(sources):
                 return f"`{part}` holds the domains {sorted(places)}, expected {sources}, {here}"
         for name in sources:
+            for part, places in (("train", train), ("val", val)):
+                if not isinstance(places[name], Tensor):
+                    kind = type(places[name]).__name__
+                    return f"`{part}` holds a {kind} for `{name}`, expected an int64 tensor, {here}"
             parts = torch.cat([train[name], val[name]])
             if parts.dtype != torch.int64:
                 return f"the places of `{name}` are {parts.dtype}, expected torch.int64"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dgprune_lite.evaluation import expected_calibration_error
-from dgprune_lite.exercises.checking import Exercise, Mistake, Verdict, check
+from dgprune_lite.exercises.checking import Exercise, Mistake, Verdict, check, difference
 
 
 def _risks(losses: Tensor, domains: Tensor) -> Tensor:
@@ -57,6 +57,29 @@ def _batches() -> list[tuple[Tensor, Tensor, float]]:
     return [(small, torch.tensor([0, 0, 1, 1, 1, 2]), 1.0), (large * (1 + places), places, 10.0)]
 
 
+def _with_gradient(
+    function: Callable[..., Any], losses: Tensor, domains: Tensor, weight: float
+) -> tuple[Any, bool]:
+    """The objective, and whether a network could learn from it."""
+    value = function(losses.requires_grad_(), domains, weight)
+    if not isinstance(value, Tensor):
+        return value, False
+    return value.detach(), value.requires_grad
+
+
+def _judge_objective(
+    found: tuple[Any, bool], losses: Tensor, domains: Tensor, weight: float
+) -> str | None:
+    value, learns = found
+    wrong = difference(value, _vrex(losses, domains, weight))
+    if wrong or learns:
+        return wrong
+    return (
+        "it gives the right number, but no gradient, so nothing can be learnt from it: `.item()`, "
+        "`.detach()` and `torch.tensor(...)` cut the graph"
+    )
+
+
 VREX_OBJECTIVE = Exercise(
     reference=_vrex,
     cases=_batches,
@@ -81,6 +104,8 @@ VREX_OBJECTIVE = Exercise(
         Mistake(_vrex_deviation, "That is the standard deviation of the risks, not the variance."),
     ),
     praise="It is the objective of V-REx, also where the domains have unequal numbers of images.",
+    judge=_judge_objective,
+    use=_with_gradient,
 )
 
 
@@ -89,8 +114,9 @@ def check_vrex_objective(function: Callable[..., Any]) -> Verdict:
 
     Args:
         function: Takes ``losses``, float64 (n,), in nats; ``domains``, int64 (n,), the number of
-            each image's domain; and ``weight``, λ. Gives a float64 tensor of shape (): the mean
-            over domains of the risks plus λ times their population variance.
+            each image's domain; and ``weight``, λ. Gives a float64 tensor of shape (), with the
+            graph of its gradient: the mean over domains of the risks plus λ times their
+            population variance.
 
     Returns:
         A :class:`~dgprune_lite.exercises.checking.Verdict`.

@@ -185,6 +185,10 @@ def _mixture_mean_square(change: Tensor, sigma: float) -> Tensor:
     return ((change**2).mean(0) + sigma**2 * len(change) * change.var(0, correction=0)).sqrt()
 
 
+def _mixture_identity(change: Tensor, sigma: float) -> Tensor:
+    return (change.mean(0) ** 2 + sigma**2 * change.square().sum(0)).sqrt()
+
+
 def _mixture_sum(change: Tensor, sigma: float) -> Tensor:
     return change.mean(0).abs() + sigma * (len(change) * change.var(0, correction=0)).sqrt()
 
@@ -211,6 +215,11 @@ MIXTURE_SCORE = Exercise(
         Mistake(
             _mixture_mean_square,
             "That is the mean of the squares. The first term is the square of the mean.",
+        ),
+        Mistake(
+            _mixture_identity,
+            "That takes σ²I for the covariance. The weights add up to 1, so it is σ²P: only what "
+            "differs between domains counts.",
         ),
         Mistake(_mixture_sum, "Mean and spread are added. Their squares are added, then the root."),
     ),

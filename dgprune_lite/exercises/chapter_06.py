@@ -155,6 +155,14 @@ def _keep_down(scores: Scores, ratio: float) -> Scores:
     return {name: _highest(v, max(1, int(len(v) * (1 - ratio)))) for name, v in scores.items()}
 
 
+def _keep_from(scores: Scores, ratio: float) -> Scores:
+    return {name: v >= v.quantile(ratio) for name, v in scores.items()}
+
+
+def _keep_above(scores: Scores, ratio: float) -> Scores:
+    return {name: v > v.quantile(ratio) for name, v in scores.items()}
+
+
 def _keep_network(scores: Scores, ratio: float) -> Scores:
     flat = torch.cat(list(scores.values()))
     keep = _highest(flat, kept_filters(len(flat), ratio))
@@ -163,7 +171,7 @@ def _keep_network(scores: Scores, ratio: float) -> Scores:
 
 def _plans() -> list[tuple[Scores, float]]:
     generator = torch.Generator().manual_seed(8)
-    sizes = {"conv1": (6, 0.01), "conv2": (11, 1.0), "small": (2, 0.1)}
+    sizes = {"conv1": (6, 0.01), "conv2": (11, 1.0), "conv3": (7, 0.3), "small": (2, 0.1)}
     scores = {
         name: scale * torch.rand(size, generator=generator, dtype=torch.float64)
         for name, (size, scale) in sizes.items()
@@ -171,6 +179,11 @@ def _plans() -> list[tuple[Scores, float]]:
     few = {"conv1": torch.tensor([0.4, 0.1, 0.3, 0.2], dtype=torch.float64)}
     return [(few, 0.25), (scores, 0.3), (scores, 0.8)]
 
+
+_THRESHOLD = (
+    "That keeps what lies above a quantile, and how many filters that are follows from how the "
+    "quantile is rounded. Count the filters that stay, then take the highest."
+)
 
 KEEP_FILTERS = Exercise(
     reference=_keep,
@@ -183,6 +196,8 @@ KEEP_FILTERS = Exercise(
             "A group keeps no filter here, and the network is cut in two: one has to stay.",
         ),
         Mistake(_keep_ratio, "The ratio is the share that goes, not the share that stays."),
+        Mistake(_keep_from, _THRESHOLD),
+        Mistake(_keep_above, _THRESHOLD),
         Mistake(_keep_down, "The number of filters is cut off (`int`), not rounded."),
         Mistake(
             _keep_network,

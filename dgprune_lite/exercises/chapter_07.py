@@ -11,24 +11,32 @@ from dgprune_lite import analysis
 from dgprune_lite.exercises.checking import Exercise, Mistake, Verdict, check
 
 RESAMPLES = 2000
-TOLERANCE = 0.1  # of the interval's width: resampling again moves an end by a few per cent
+TOLERANCE = 0.06  # of the interval's width: resampling again moves an end by 2 % or so
 
 Interval = tuple[float, float]
 
 
-def _ends(means: np.ndarray) -> Interval:
-    low, high = np.quantile(means, [0.025, 0.975])
+def _ends(means: np.ndarray, level: float = 0.95) -> Interval:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _resampled(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    return values[generator.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+def _resampled(
+    values: np.ndarray, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> np.ndarray:
+    return values[generator.integers(len(values), size=(resamples, len(values)))].mean(1)
 
 
 def _paired_interval(
     ours: np.ndarray, baseline: np.ndarray, generator: np.random.Generator
 ) -> Interval:
     return _ends(_resampled((baseline - ours).mean(1), generator))
+
+
+def _ninety_percent(
+    ours: np.ndarray, baseline: np.ndarray, generator: np.random.Generator
+) -> Interval:
+    return _ends(_resampled((baseline - ours).mean(1), generator), 0.9)
 
 
 def _unpaired(ours: np.ndarray, baseline: np.ndarray, generator: np.random.Generator) -> Interval:
@@ -75,6 +83,10 @@ _INTERVALS = (
         "baseline's loss minus ours is positive.",
     ),
     Mistake(
+        _ninety_percent,
+        "That is the 90 % interval: 2.5 % lie on either side of the 95 % one, not 5 %.",
+    ),
+    Mistake(
         _of_networks,
         "These are quantiles over networks, where single networks lie; the interval is about "
         "their mean: take the mean of every resample, and quantiles of these means.",
@@ -108,7 +120,7 @@ def _judge_interval(
         low, high = map(float, value)
     except (TypeError, ValueError):
         return "it does not give two numbers, the lower and the upper end"
-    expected = _paired_interval(ours, baseline, generator)
+    expected = _ends(_resampled((baseline - ours).mean(1), generator, 10 * RESAMPLES))
     allowed = TOLERANCE * (expected[1] - expected[0])
     if max(abs(low - expected[0]), abs(high - expected[1])) <= allowed:
         return None
@@ -166,6 +178,19 @@ def _in_sorted_order(p_values: list[float]) -> list[float]:
     return sorted(analysis.holm(p_values))
 
 
+def _sorted_twice(p_values: list[float]) -> list[float]:
+    order, found = np.argsort(p_values), sorted(analysis.holm(p_values))
+    return [found[place] for place in order]
+
+
+def _false_discovery(p_values: list[float]) -> list[float]:
+    order = np.argsort(p_values)[::-1]
+    n = len(p_values)
+    steps = [n / (n - place) * p_values[i] for place, i in enumerate(order)]
+    smallest = np.minimum.accumulate(steps)
+    return [float(min(1.0, smallest[rank])) for rank in np.argsort(order)]
+
+
 def _from_the_largest(p_values: list[float]) -> list[float]:
     order = np.argsort(p_values)[::-1]
     steps = [(rank + 1) * p_values[i] for rank, i in enumerate(order)]
@@ -195,6 +220,16 @@ HOLM = Exercise(
         Mistake(
             _in_sorted_order,
             "The corrected values are sorted: give them back in the order of the tests.",
+        ),
+        Mistake(
+            _sorted_twice,
+            "The corrected values are not where their tests are. `order[k]` is the test with the "
+            "k-th smallest p: write to `found[order[k]]`, do not read from it.",
+        ),
+        Mistake(
+            _false_discovery,
+            "That is Benjamini and Hochberg's correction, n/rank·p. It bounds the share of false "
+            "discoveries; Holm's bounds the chance of a single one.",
         ),
         Mistake(
             _from_the_largest,

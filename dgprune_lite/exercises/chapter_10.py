@@ -35,6 +35,10 @@ def _whole_blocks(stem: str, blocks: list[Block]) -> Groups:
     return _collect(stem, blocks, inner=False)
 
 
+def _last_forgotten(stem: str, blocks: list[Block]) -> Groups:
+    return {group for group in _collect(stem, blocks) if blocks[-1][1] not in group}
+
+
 def _without_stem(stem: str, blocks: list[Block]) -> Groups:
     return {group - {stem} for group in _collect(stem, blocks)} - {frozenset()} | {
         frozenset([stem])
@@ -81,6 +85,11 @@ TIED_LAYERS = Exercise(
             _whole_blocks,
             "The first convolution of a block is tied to nothing: what it makes is read by the "
             "second one alone, and added to nothing.",
+        ),
+        Mistake(
+            _last_forgotten,
+            "The group that is open when the blocks end is missing: the last block's output is "
+            "tied, too.",
         ),
         Mistake(
             _without_stem,
@@ -152,9 +161,15 @@ def _rounds_up(filters: int, ratio: float, round_to: int, max_ratio: float) -> i
     return width if width <= filters else filters
 
 
-def _rounds_below_the_bound(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
-    least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
-    return _nearest(max(_by_ratio(filters, ratio), least), round_to) or filters
+def _below_the_bound(least_width: Callable[[int, int], int]) -> Callable[..., int]:
+    """Round to the nearest multiple, whatever the bound; where that is 0, what is given."""
+
+    def width(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
+        least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
+        found = _nearest(max(_by_ratio(filters, ratio), least), round_to)
+        return found or least_width(filters, round_to)
+
+    return width
 
 
 def _bound_last(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
@@ -189,10 +204,18 @@ KEPT_WIDTH = Exercise(
     mistakes=(
         Mistake(_rounds_down, "The width is rounded down; asked for is the nearest multiple."),
         Mistake(_rounds_up, "The width is rounded up; asked for is the nearest multiple."),
-        Mistake(
-            _rounds_below_the_bound,
-            "Rounding goes below the bound: of the multiples, only those that keep at least a "
-            "share of 1 − `max_ratio` are allowed.",
+        *(
+            Mistake(
+                _below_the_bound(least_width),
+                "Rounding goes below the bound: of the multiples, only those that keep at least a "
+                "share of 1 − `max_ratio` are allowed.",
+            )
+            for least_width in (
+                lambda filters, round_to: filters,
+                lambda filters, round_to: 0,
+                lambda filters, round_to: round_to,
+                lambda filters, round_to: min(filters, round_to),
+            )
         ),
         Mistake(
             _bound_last,

@@ -297,7 +297,9 @@ def _scalar_difference(value: Any, expected: Any) -> str | None:
         if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
             return f"it gives {_describe(value)}, expected {kind}"
         if np.isclose(float(value), float(expected), rtol=1e-6, atol=1e-9, equal_nan=True):
-            return None
+            if kind == "a number" or isinstance(value, numbers.Integral):
+                return None
+            return f"it gives {_describe(value)}, expected {kind}"
     elif type(value) is not type(expected):
         return f"it gives {_describe(value)}, expected {_describe(expected)}"
     elif value == expected:
@@ -350,6 +352,8 @@ def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         inside = ", ".join(f"{key!r}: {_short(part)}" for key, part in list(value.items())[:4])
         return f"{{{inside}{', ...' if len(value) > 4 else ''}}}"
+    if hasattr(value, "columns"):  # tables of pandas
+        return f"<table of {len(value)} rows>"
     if isinstance(value, np.ndarray) and value.size > 6:
         return f"<array of shape {value.shape}>"
     return _line(_REPR.repr(value))
