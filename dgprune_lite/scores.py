@@ -130,13 +130,20 @@ def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray
 def _power_sums(
     model: nn.Module, graph: ChannelGraph, power: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """For blocks of each layer with filters: units and Σ |weight|^power of their channels."""
+    """For each layer with filters: their units and Σ |weight|^power of their channels, float64."""
+    room = torch.empty(0, dtype=torch.float64)  # one piece of memory for all: asking costs more
     for units, rows in _filters(model, graph):
-        step = max(1, 2**18 // rows.shape[1])  # so many fit the cache in float64
-        for start in range(0, len(rows), step):
-            block = slice(start, start + step)
-            sizes = rows[block].abs().double()
-            yield units[block], (sizes if power == 1 else sizes.pow_(power)).sum(dim=1)
+        channels, size = rows.shape
+        step = max(1, 2**18 // size)  # so many fit the cache in float64
+        if room.numel() < step * size or room.device != rows.device:
+            room = torch.empty(step * size, dtype=torch.float64, device=rows.device)
+        sums = torch.empty(channels, dtype=torch.float64, device=rows.device)
+        for start in range(0, channels, step):
+            block = rows[start : start + step]
+            weights = room[: block.numel()].view(block.shape).copy_(block)
+            weights = weights.abs_() if power == 1 else weights.square_()
+            torch.sum(weights, dim=1, out=sums[start : start + step])
+        yield units, sums
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:

@@ -26,7 +26,7 @@ class Cut:
     weight_shape: tuple[int, ...]  # before
 
 
-BLOCK = 2**20
+BLOCK = 2**18
 """How many weights are gathered at a time: few enough for the cache, and to need no memory."""
 
 
@@ -108,10 +108,6 @@ def _set_sizes(module: nn.Module, cut: Cut) -> None:
         module.num_features -= len(cut.out)
 
 
-BLOCK = 2**20
-"""How many weights are gathered at a time: few enough for the cache, and to cost no memory."""
-
-
 def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
     """A copy of some rows, without some columns: entries of the first and the second axis."""
     if not without:
@@ -119,9 +115,11 @@ def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
     columns = _others(without, tensor.shape[1], tensor.device)
     part = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
     step = max(1, BLOCK // tensor[0].numel())
+    room = tensor.new_empty(min(step, len(rows)), *tensor.shape[1:])
     for start in range(0, len(rows), step):
-        some = slice(start, start + step)
-        torch.index_select(tensor.index_select(0, rows[some]), 1, columns, out=part[some])
+        some = rows[start : start + step]
+        block = torch.index_select(tensor, 0, some, out=room[: len(some)])
+        torch.index_select(block, 1, columns, out=part[start : start + step])
     return part
 
 
