@@ -64,10 +64,19 @@ def _groups(network: Network) -> Iterator[slice]:
         start += size
 
 
-def rank_correlation(network: Network, one: np.ndarray, other: np.ndarray) -> float:
+def rank_correlation(
+    network: Network, one: np.ndarray, other: np.ndarray, *, given: np.ndarray | None = None
+) -> float:
     """Spearman's rank correlation within each group of filters, averaged over groups.
 
     Filters of different groups are never compared, as in uniform pruning.
+
+    Args:
+        network: From :func:`networks`.
+        one: float (M,).
+        other: float (M,).
+        given: float (M,), to be held fixed: the partial correlation, of what its ranks leave
+            unexplained of the others'.
 
     >>> network = {"sizes": {"conv1": 3, "conv2": 2}}
     >>> round(rank_correlation(network, np.array([1, 2, 3, 9, 8]), np.array([4, 5, 6, 2, 1])), 6)
@@ -77,7 +86,13 @@ def rank_correlation(network: Network, one: np.ndarray, other: np.ndarray) -> fl
         from scipy import stats
     except ImportError as error:
         raise ImportError("the rank correlation needs SciPy: pip install scipy") from error
-    found = [stats.spearmanr(one[part], other[part]).statistic for part in _groups(network)]
+    found = []
+    for part in _groups(network):
+        r = stats.spearmanr(one[part], other[part]).statistic
+        if given is not None:
+            a, b = (stats.spearmanr(x[part], given[part]).statistic for x in (one, other))
+            r = (r - a * b) / np.sqrt((1 - a**2) * (1 - b**2))
+        found.append(r)
     return float(np.mean(found))
 
 

@@ -51,7 +51,8 @@ def advantages(nested: pd.DataFrame, methods: Sequence[str], reference: str) -> 
 
     Returns:
         Rows are methods, best first; ``points`` (mean over networks), ``low`` and ``high`` (its
-        bootstrap 95 % interval) and ``networks``. A network's value is its mean over ratios.
+        bootstrap 95 % interval) and ``networks``. A network's value is its mean over ratios and
+        over the two domains that it is measured on.
 
     Raises:
         ValueError: A method that is not there.
@@ -63,11 +64,30 @@ def advantages(nested: pd.DataFrame, methods: Sequence[str], reference: str) -> 
     rows = {}
     for name in methods:
         if name != reference:
-            gain = (table[reference] - table[name]).dropna()
+            gain = by_network((table[reference] - table[name]).dropna())
             low, high = bootstrap_interval(gain)
             rows[name] = {"points": gain.mean(), "low": low, "high": high, "networks": len(gain)}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     return frame.sort_values("points", ascending=False)
+
+
+def by_network(values: pd.Series) -> pd.Series:
+    """Average the two measurements that the nested study makes of each trained network.
+
+    The network whose unseen domain is A, trained without B, is the one whose unseen domain is B,
+    trained without A. So these are not two networks for an interval to draw from.
+
+    Args:
+        values: By ``test_env``, ``without`` and ``seed``.
+
+    Returns:
+        By network: the pair of domains that it was not trained on, and the seed.
+
+    >>> index = pd.MultiIndex.from_tuples([("a", "b", 0), ("b", "a", 0), ("a", "c", 0)])
+    >>> by_network(pd.Series([1.0, 2.0, 5.0], index)).tolist()
+    [1.5, 5.0]
+    """
+    return values.groupby(lambda key: (*sorted(key[:2]), key[2])).mean()
 
 
 def chosen(lost: pd.DataFrame, choice: pd.Series, name: str = "chosen on sources") -> pd.DataFrame:

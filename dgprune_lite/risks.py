@@ -90,8 +90,8 @@ class DomainStatistics:
         """Δ_dm estimated to an order, in nats, float64 (D, M).
 
         Args:
-            order: "first": -J; "second": -J + ½F; "fisher": ½F, which is what remains at a
-                minimum of the risk (Theis et al. 2018); "exact": the measured ablation.
+            order: "first": -J; "second": -J + ½F; "fisher": ½F, which is what remains where the
+                domain's own slope J is 0 (Theis et al. 2018); "exact": the measured ablation.
         """
         if order == "first":
             return -self.gradient

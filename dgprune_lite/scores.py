@@ -236,7 +236,7 @@ def risk_variance(
     variance_weight: float = 1.0,
     normalize: bool = False,
 ) -> Tensor:
-    """√(a·(mean_d Δ_dm)² + b·Var_d Δ_dm), the expected change of an unseen domain's risk.
+    """√(a·(mean_d Δ_dm)² + b·Var_d Δ_dm): how far an unseen domain's risk moves (root mean square).
 
     With a = 0 and b = 1, the default, it is the standard deviation over the source domains of
     the change of risk when the filter goes.

@@ -55,6 +55,23 @@ def test_rank_correlations_are_taken_within_groups_and_averaged():
     assert found.loc[("random", "c", 0), "spread"] == pytest.approx(np.mean(expected))
 
 
+def test_a_partial_correlation_holds_the_third_fixed():
+    rng = np.random.default_rng(1)
+    network = {"sizes": {"conv1": 400, "conv2": 400}}
+    third = rng.normal(size=800)
+    one, other = third + rng.normal(size=(2, 800))  # alike through the third alone
+    assert agreement.rank_correlation(network, one, other) > 0.4
+    assert abs(agreement.rank_correlation(network, one, other, given=third)) < 0.1
+    # what the ranks of the third leave over, by least squares
+    found = []
+    for part in (slice(400), slice(400, 800)):
+        ranks = [stats.rankdata(values[part]) for values in (one, other, third)]
+        left = [y - np.polyval(np.polyfit(ranks[2], y, 1), ranks[2]) for y in ranks[:2]]
+        found.append(np.corrcoef(*left)[0, 1])
+    result = agreement.rank_correlation(network, one, other, given=third)
+    assert result == pytest.approx(np.mean(found))
+
+
 def test_disagreements_compare_what_only_one_keeps():
     frame = ranking()
     found = agreement.disagreements(frame, "l1", ["fpgm", "l1"])
