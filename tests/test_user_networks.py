@@ -77,7 +77,8 @@ def threshold_of_one(net, x):
 
 def threshold_by_place(net, x):
     y = net.a(x)
-    return net.norm(y) * F.softplus(y, 1)
+    z = F.softplus(y, 1)
+    return net.norm(y) * z
 
 
 def size_as_a_summand(net, x):
