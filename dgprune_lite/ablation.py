@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.exactness import full_float32
 from dgprune_lite.tracing import symbolic_graph
 
 
@@ -25,33 +26,44 @@ def ablated_losses(
     images: Tensor,
     labels: Tensor,
     filters: Iterable[int] | None = None,
-) -> Tensor:
-    """Sum of the losses over the images with each filter's gate at 0 in turn.
+) -> tuple[Tensor, Tensor]:
+    """Sum of the losses over the images, of the whole network and without each filter in turn.
+
+    Both are computed in the same way and in full float32, so that rounding does not hide what one
+    filter changes.
 
     Args:
-        model: In eval mode; gives logits (n, classes).
+        model: In eval mode; gives logits (n, classes). Left as found, also after an error.
         graph: Traced from ``model``.
         images: float (n, channels, height, width).
         labels: int64 (n,).
         filters: Numbers of the filters to leave out in turn; all M by default.
 
     Returns:
-        float64 (filters,), on the CPU.
+        The whole network's, float64 (), and those with a filter's gate at 0, float64 (filters,),
+        on the CPU.
     """
     attributes = set(vars(model))
-    with torch.no_grad():
-        kind = _Ablation if graph.node_units else _WholeRuns
-        ablation = kind(model, symbolic_graph(model), graph)
-        ablation.run(images.clone())  # some networks normalise their input in place
-        losses = []
-        for unit in range(graph.num_filters) if filters is None else filters:
-            logits = ablation.logits_without(unit)
-            if logits.dtype in (torch.float16, torch.bfloat16):
-                logits = logits.float()
-            losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum().cpu())
-    for name in set(vars(model)) - attributes:  # constants of the code that torch.fx stored
-        delattr(model, name)
-    return torch.stack(losses)
+    try:
+        with full_float32(), torch.no_grad():
+            kind = _Ablation if graph.node_units else _WholeRuns
+            ablation = kind(model, symbolic_graph(model), graph)
+            ablation.run(images.clone())  # some networks normalise their input in place
+            losses = []
+            for unit in [NO_FILTER, *(range(graph.num_filters) if filters is None else filters)]:
+                logits = ablation.logits_without(unit)
+                if logits.dtype in (torch.float16, torch.bfloat16):
+                    logits = logits.float()
+                losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum())
+    finally:
+        for name in set(vars(model)) - attributes:  # constants of the code that torch.fx stored
+            delattr(model, name)
+    totals = torch.stack(losses).cpu()  # once for all: a GPU is kept waiting each time
+    return totals[0], totals[1:]
+
+
+NO_FILTER = -2
+"""The number of no filter; -1 stands for channels that are fixed."""
 
 
 class _Ablation(fx.Interpreter):
@@ -61,6 +73,7 @@ class _Ablation(fx.Interpreter):
         _rebind(code, graph.rebound)
         super().__init__(model, garbage_collect_values=False, graph=code)
         self.channels = graph
+        self.units: dict[str, Tensor] = {}  # node_units, where the activations are
         self.order = list(code.nodes)
         self.carried = {
             node: set(units.unique().tolist()) - {-1}
@@ -106,8 +119,9 @@ class _Ablation(fx.Interpreter):
         return layer is not None and layer.in_units is not None
 
     def _masked(self, node: fx.Node, value: Tensor, unit: int) -> Tensor:
-        units = self.channels.node_units[node.name].to(value.device)
-        return value.masked_fill(units == unit, 0)
+        if node.name not in self.units:
+            self.units[node.name] = self.channels.node_units[node.name].to(value.device)
+        return value.masked_fill(self.units[node.name] == unit, 0)
 
     def _subtract(self, node: fx.Node, unit: int) -> Tensor:
         """A layer's stored output less the contribution of one filter's channels."""
@@ -148,7 +162,7 @@ class _WholeRuns(fx.Interpreter):
     def __init__(self, model: nn.Module, code: fx.Graph, graph: ChannelGraph):
         super().__init__(model, graph=code)
         self.channels = graph
-        self.unit = -2  # the filter that is missing; none
+        self.unit = NO_FILTER  # which is missing
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         (self.images,) = args

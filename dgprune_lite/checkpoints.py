@@ -1,7 +1,6 @@
 """Save and load pruned networks: weights as safetensors, the plan as JSON in its header.
 
-Nothing is pickled. A file is written beside its destination first and then renamed, so that an
-interrupted save leaves the old file or none.
+Nothing is pickled. An interrupted save leaves the old file or none.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import operator
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from dgprune_lite.channels import misfit
+from dgprune_lite.channels import filters_first, misfit
+from dgprune_lite.files import write_atomically
 from dgprune_lite.plans import PruningPlan
 from dgprune_lite.running import check_model
 from dgprune_lite.surgery import Cut, shrink
@@ -53,7 +52,9 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
     for name in plan.cuts:
         module = modules.get(name)
         weight = getattr(module, "weight", None)
-        if module is None or (weight is not None and len(weight) != expected[name]):
+        if module is None or (
+            weight is not None and len(filters_first(module, weight)) != expected[name]
+        ):
             raise ValueError(
                 f"the network does not fit the plan at {name!r}: expected "
                 f"{expected[name]} channels. Save the network that plan.apply returned"
@@ -64,14 +65,11 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
         "pruning_ratio": plan.pruning_ratio,
         "cuts": {name: asdict(cut) for name, cut in plan.cuts.items()},
     }
-    tensors = {name: value.detach().cpu().clone() for name, value in small.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={"dgprune_lite": json.dumps(header)})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in small.state_dict().items()
+    }
+    write_atomically(path, to_safetensors(tensors, {"dgprune_lite": json.dumps(header)}))
 
 
 def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
@@ -116,6 +114,8 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     if problem := misfit(model, {name: cut.weight_shape for name, cut in cuts.items()}):
         raise ValueError(f"{path.name} was pruned from another network: {problem}")
     for name, cut in cuts.items():
+        _check_inside(name, cut, model.get_submodule(name), path)
+    for name, cut in cuts.items():
         shrink(model.get_submodule(name), cut)
     try:
         model.load_state_dict(tensors, assign=True)  # in the file's precision
@@ -137,16 +137,27 @@ def _cuts(records: Any, path: Path) -> dict[str, Cut]:
             name: Cut(**{key: tuple(operator.index(i) for i in part) for key, part in one.items()})
             for name, one in records.items()
         }
-        for cut in cuts.values():
-            for axis, lost in enumerate([cut.out, cut.into]):
-                size = cut.weight_shape[axis] if len(cut.weight_shape) > axis else None
-                if any(i < 0 or (size is not None and i >= size) for i in lost):
-                    raise ValueError(f"index {lost} lies outside the shape {cut.weight_shape}")
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path.name} is damaged: its header holds no valid cuts ({error})"
         ) from error
     return cuts
+
+
+def _check_inside(name: str, cut: Cut, module: nn.Module, path: Path) -> None:
+    """Raise a ValueError unless a layer has the entries that a header cuts out of it."""
+    tensor = getattr(module, "weight", None)
+    if tensor is None:
+        tensor = getattr(module, "running_mean", None)
+    if tensor is None:  # it has nothing to cut but a number of channels
+        return
+    shape = (*filters_first(module, tensor).shape, 0)  # with one axis it has no inputs
+    for size, lost in zip(shape, [cut.out, cut.into], strict=False):
+        if wrong := [i for i in lost if not 0 <= i < size]:
+            raise ValueError(
+                f"{path.name} is damaged: its header holds no valid cuts ({name!r} has {size} "
+                f"entries along an axis that is to lose number {wrong[0]})"
+            )
 
 
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:

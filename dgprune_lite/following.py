@@ -22,7 +22,8 @@ from dgprune_lite.channel_ids import Propagation, Value, values_of
 from dgprune_lite.channel_rules import apply_rule
 from dgprune_lite.copying import copy_network
 from dgprune_lite.quick_shapes import quick_result
-from dgprune_lite.tracing import asking_modes, symbolic_graph, training_graph
+from dgprune_lite.running import device_of
+from dgprune_lite.tracing import ONE_AT_A_TIME, asking_modes, symbolic_graph, training_graph
 
 
 def follow(model: nn.Module, inputs: tuple[Tensor, ...]) -> Following:
@@ -39,11 +40,16 @@ def follow(model: nn.Module, inputs: tuple[Tensor, ...]) -> Following:
         ValueError: The model cannot be traced (names the place), does not accept the inputs, or
             cannot be copied.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=_gpus(model)), torch.no_grad():
         try:
             return _follow_copy(model, inputs, meta=True)
         except Exception:  # the code may need numbers: see whether it runs with them
             return _follow_copy(model, inputs, meta=False)
+
+
+def _gpus(model: nn.Module) -> list[int]:
+    """The CUDA devices that the model is on, whose random numbers it may draw."""
+    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
 
 
 def _follow_copy(model: nn.Module, inputs: tuple[Tensor, ...], meta: bool) -> Following:
@@ -51,7 +57,8 @@ def _follow_copy(model: nn.Module, inputs: tuple[Tensor, ...], meta: bool) -> Fo
     with asking_modes() as asked:
         graph = symbolic_graph(network)
     flow = Following(network, graph, meta)
-    values = [value.detach().to("meta") if meta else value.detach().clone() for value in inputs]
+    place = "meta" if meta else device_of(model)
+    values = [value.detach().to(place, copy=True) for value in inputs]
     try:
         flow.run(*values)
     except Exception as error:

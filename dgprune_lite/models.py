@@ -20,6 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from dgprune_lite.domains import nearest_name
+from dgprune_lite.files import write_atomically
 from dgprune_lite.pretrained import load_pretrained
 
 CHECKPOINT_FORMAT = 1
@@ -314,12 +315,7 @@ def save_model(
         recipe["in_channels"] = in_channels
     _check_fit(state, build_model(**recipe), "the model to save", recipe)
     metadata = {"format": f"dgprune_lite-model-{CHECKPOINT_FORMAT}", "recipe": json.dumps(recipe)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(to_safetensors(state, metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, to_safetensors(state, metadata))
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:

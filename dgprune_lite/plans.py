@@ -165,7 +165,24 @@ def make_plan(
     notes: Mapping[str, str] | None = None,
     remarks: tuple[str, ...] = (),
 ) -> PruningPlan:
-    """The plan that removes exactly the filters marked in ``removed``, bool (M,)."""
+    """The plan that removes exactly the filters marked in ``removed``.
+
+    Args:
+        graph: From :func:`~dgprune_lite.channels.trace_channels`.
+        removed: bool (M,), the filters that go; at least one of each group must stay.
+        pruning_ratio: What the plan is to say was asked for.
+        notes: See :class:`PruningPlan`, also for ``remarks``.
+
+    Raises:
+        TypeError: ``removed`` is no numpy array of bool.
+        ValueError: It has another length, or marks all filters of a group.
+
+    >>> import dgprune_lite as dg
+    >>> graph = dg.trace_channels(dg.build_model("digits_cnn", width=4), torch.zeros(1, 3, 28, 28))
+    >>> make_plan(graph, np.arange(graph.num_filters) == 2, pruning_ratio=0.0).widths
+    {'conv1': (4, 3), 'conv2': (8, 8), 'conv3': (8, 8)}
+    """
+    _check_removed(graph, removed)
     cuts: dict[str, Cut] = {}
     rows: list[dict[str, Any]] = []
     for name, layer in graph.layers.items():
@@ -207,3 +224,22 @@ def make_plan(
         notes=dict(notes or {}),
         remarks=remarks,
     )
+
+
+def _check_removed(graph: ChannelGraph, removed: np.ndarray) -> None:
+    """Raise an error unless ``removed`` marks filters of the graph, and leaves some of each group.
+
+    A layer without channels could neither run nor be saved.
+    """
+    if not isinstance(removed, np.ndarray) or removed.dtype != np.bool_:
+        raise TypeError(f"removed is {removed!r:.80}, expected a numpy array of bool")
+    if removed.shape != (graph.num_filters,):
+        raise ValueError(
+            f"removed has shape {removed.shape}, expected ({graph.num_filters},): one mark for "
+            "each filter of the graph"
+        )
+    for name, group in graph.groups.items():
+        if removed[group.span].all():
+            raise ValueError(
+                f"removed marks all {group.size} filters of group {name!r}, at least one must stay"
+            )

@@ -130,7 +130,7 @@ def prune(
     criterion: str = "risk_variance",
     pruning_ratio: float | Mapping[str, float] = 0.5,
     *,
-    example_inputs: Tensor | None = None,
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     global_pruning: bool = False,
     ignored_layers: Sequence[str | nn.Module | type[nn.Module]] = (),
     round_to: int = 1,
@@ -159,7 +159,8 @@ def prune(
             differ by a misleading cue, "risk_objective" removes it and the default does not.
         pruning_ratio: See :func:`plan_pruning`, also for ``global_pruning``, ``ignored_layers``,
             ``round_to``, ``max_pruning_ratio`` and the targets.
-        example_inputs: One input batch; by default the first image of ``data``.
+        example_inputs: One input batch, or a tuple of several inputs, which is brought where the
+            model is and to its precision; by default the first image of ``data``.
         batch_size: Images a pass while scoring; see
             :func:`~dgprune_lite.risks.domain_statistics`, also for ``precision``, ``workers``.
         progress: Whether to show a progress bar while scoring.
@@ -177,7 +178,7 @@ def prune(
 
     check_ratio(pruning_ratio)
     check_model(model)
-    inputs = first_image(model, data) if example_inputs is None else example_inputs
+    inputs = example_for(model, data, example_inputs)
     reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
     graph = trace_channels(model, inputs)
     plan = plan_pruning(
@@ -197,6 +198,27 @@ def prune(
     small = plan.apply(model)
     check_exact(model, small, plan, graph, inputs)
     return small, plan
+
+
+def example_for(
+    model: nn.Module,
+    data: Mapping[str, Dataset[Any]],
+    example_inputs: Tensor | tuple[Tensor, ...] | None,
+) -> Tensor | tuple[Tensor, ...]:
+    """The example, else the first image of ``data``, where and as precise as the model is."""
+    if example_inputs is None:
+        return first_image(model, data)
+    like = next(model.parameters(), None)
+
+    def bring(value: Tensor) -> Tensor:
+        if like is None or not isinstance(value, Tensor):  # trace_channels says what is wrong
+            return value
+        dtype = like.dtype if value.is_floating_point() else value.dtype  # numbers of words stay
+        return value.to(like.device, dtype)
+
+    if isinstance(example_inputs, tuple):
+        return tuple(bring(value) for value in example_inputs)
+    return bring(example_inputs)
 
 
 def first_image(model: nn.Module, data: Mapping[str, Dataset[Any]]) -> Tensor:

@@ -50,7 +50,8 @@ def quick_result(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Te
             return _of_shape(first, (*first.shape[:-1], call.out_features))
     elif call in SAME_SHAPE and isinstance(first, Tensor):
         named = call if isinstance(call, str) else call.__name__
-        return _like(first, kwargs.get("inplace", named.endswith("_")) or True in args[1:])
+        flagged = any(value is True for value in args[1:])  # not 1.0, which may be a threshold
+        return _like(first, kwargs.get("inplace", named.endswith("_")) or flagged)
     elif call in ELEMENTWISE:
         return _combined(call, *args) if len(args) == 2 and not kwargs else None
     elif call in CONCATENATING and args and not kwargs.keys() - {"dim"}:

@@ -30,7 +30,7 @@ from dgprune_lite.ablation import ablated_losses
 from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.domains import batches
 from dgprune_lite.gates import check_graph, gate_gradient, gate_gradients_per_image
-from dgprune_lite.running import check_precision, evaluating, layout_for
+from dgprune_lite.running import check_model, check_precision, evaluating, layout_for
 
 Order = Literal["first", "fisher", "exact"]
 ORDERS: tuple[Order, ...] = ("first", "fisher", "exact")
@@ -156,6 +156,7 @@ def domain_statistics(
         progress: Whether to show a progress bar.
 
     Raises:
+        TypeError: Something else than a network, or than a dict of data sets.
         ValueError: No or empty domains, images or labels that do not fit, a loss that is not
             finite (names domain and batch), a graph of another model, a precision that the
             device cannot compute in, or order "exact" in another precision than float32 (it
@@ -174,6 +175,9 @@ def domain_statistics(
     """
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
+    check_model(model)
+    if not isinstance(data, Mapping):
+        raise TypeError(f"data is {data!r:.80}, expected a dict of domain name to data set")
     if not data:
         raise ValueError("data={} holds no domain: pass a dict of domain name to data set")
     check_graph(model, graph)
@@ -273,8 +277,8 @@ def _batch_statistics(
         gradient, fisher = per_image.sum(0), (per_image**2).sum(0)
     ablation = None
     if order == "exact":
-        ablated = ablated_losses(model, graph, images, labels)  # (M,)
-        ablation = (ablated - losses.sum().cpu())[None]
+        whole, without = ablated_losses(model, graph, images, labels)  # (), (M,)
+        ablation = (without - whole)[None]
     return DomainStatistics(
         (domain,),
         torch.tensor([len(labels)]),

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from dgprune_lite.channels import ChannelGraph, trace_channels
 from dgprune_lite.plans import PruningPlan, make_plan
-from dgprune_lite.pruning import first_image, score_on
+from dgprune_lite.pruning import example_for, score_on
 from dgprune_lite.running import check_model
 from dgprune_lite.selection import Limits, Ratio, check_ratio, make_limits
 from dgprune_lite.targets import Target, check_targets, plan_for
@@ -29,7 +29,7 @@ def prune_iteratively(
     pruning_ratio: float | Mapping[str, float] = 0.5,
     *,
     steps: int = 4,
-    example_inputs: Tensor | None = None,
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     global_pruning: bool = False,
     ignored_layers: Sequence[str | nn.Module | type[nn.Module]] = (),
     round_to: int = 1,
@@ -52,7 +52,8 @@ def prune_iteratively(
         pruning_ratio: What the last step reaches, as in
             :func:`~dgprune_lite.pruning.plan_pruning`. Step k of n goes to k/n of it.
         steps: n, at least 1.
-        example_inputs: One input batch; by default the first image of ``data``.
+        example_inputs: One input batch, or a tuple of several inputs, which is brought where the
+            model is and to its precision; by default the first image of ``data``.
         global_pruning: See :func:`~dgprune_lite.pruning.plan_pruning`, also for
             ``ignored_layers``, ``round_to``, ``max_pruning_ratio`` and the targets.
         batch_size: Images a pass while scoring; see
@@ -85,7 +86,7 @@ def prune_iteratively(
     ratio = check_ratio(pruning_ratio)
     target = check_targets(pruning_ratio, macs=target_macs, parameters=target_parameters)
     check_model(model)
-    inputs = first_image(model, data) if example_inputs is None else example_inputs
+    inputs = example_for(model, data, example_inputs)
     reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
     graph = trace_channels(model, inputs)
     limits = make_limits(
@@ -105,7 +106,9 @@ def prune_iteratively(
         removed = np.zeros(graph.num_filters, dtype=bool)
         for number in range(1, steps + 1):
             places = _places(graph, part, removed)
-            scores = torch.full((graph.num_filters,), -torch.inf, dtype=torch.float64)
+            # What the smaller network cannot lose any more, a group's last filter, stays.
+            scores = torch.full((graph.num_filters,), torch.inf, dtype=torch.float64)
+            scores[torch.from_numpy(removed)] = -torch.inf
             scores[places] = part.join(scored(small, part))
             plan = _step(graph, scores, ratio, limits, target, number / steps)
             removed = graph.join(plan.kept_gates).numpy() == 0
@@ -146,7 +149,12 @@ def _places(graph: ChannelGraph, part: ChannelGraph, removed: np.ndarray) -> np.
     return np.concatenate(found) if found else np.zeros(0, dtype=int)
 
 
-def _apply(model: nn.Module, graph: ChannelGraph, removed: np.ndarray, inputs: Tensor) -> nn.Module:
+def _apply(
+    model: nn.Module,
+    graph: ChannelGraph,
+    removed: np.ndarray,
+    inputs: Tensor | tuple[Tensor, ...],
+) -> nn.Module:
     """The network without the filters, checked as ``prune`` does."""
     from dgprune_lite.verification import check_exact
 

@@ -18,6 +18,7 @@ from dgprune_lite.channels import ChannelGraph, filters_first
 from dgprune_lite.domains import nearest_name
 from dgprune_lite.gates import check_graph
 from dgprune_lite.risks import DomainStatistics
+from dgprune_lite.running import check_model
 
 Criterion = Callable[..., Tensor]
 CRITERIA: dict[str, Criterion] = {}
@@ -69,6 +70,7 @@ def score(
         Group name to float64 (filters,); high means keep.
 
     Raises:
+        TypeError: ``model`` is no network.
         ValueError: Unknown criterion, missing statistics, fewer than two domains where a
             variance needs them, statistics or graph of another model, a score that is not finite.
 
@@ -83,6 +85,7 @@ def score(
             f"criterion={criterion!r} is unknown.{nearest_name(criterion, CRITERIA)} "
             f"Known: {', '.join(sorted(CRITERIA))}"
         )
+    check_model(model)
     check_graph(model, graph)
     if criterion in NEEDS_STATISTICS:
         if stats is None:
@@ -325,7 +328,7 @@ def bn_scale_and_risk(
     """Average of the filter's ranks in its group by bn_scale and by risk_variance, in (0, 1].
 
     A prior that has seen no image, and what the images of the source domains say. Source: ours;
-    chapter 7 measures it. Arguments: see :func:`risk_variance`.
+    chapter 8 measures it. Arguments: see :func:`risk_variance`.
     """
     weights = {"mean_weight": mean_weight, "variance_weight": variance_weight}
     risk = risk_variance(model, graph, stats, order=order, **weights)

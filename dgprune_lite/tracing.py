@@ -1,10 +1,14 @@
 """The ``torch.fx`` graph of a network, and whether that of training can be another one.
 
 What this file is *not*: it runs nothing and knows nothing of channels.
+
+Tracing replaces methods of ``nn.Module`` itself while it lasts, so it takes turns: one thread
+traces at a time, and the networks that others run meanwhile are told apart.
 """
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +16,15 @@ from typing import Any
 
 from torch import fx, nn
 
+ONE_AT_A_TIME = threading.RLock()
+"""Held by the thread that traces."""
+
 
 def symbolic_graph(model: nn.Module) -> fx.Graph:
     """The ``torch.fx`` graph of a model, or an error that names the place it cannot follow."""
     try:
-        return _Tracer().trace(model)
+        with ONE_AT_A_TIME:
+            return _Tracer().trace(model)
     except Exception as error:
         frames = [
             frame
@@ -33,9 +41,15 @@ def symbolic_graph(model: nn.Module) -> fx.Graph:
 class _Tracer(fx.Tracer):
     """Does not note beside each node which modules it lies in: nobody asks, and it takes long."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
+        if threading.get_ident() != self.thread:  # somebody else's network, which is run
+            return forward(*args, **kwargs)
         name = self.path_of_module(m)
         if self.is_leaf_module(m, name):
             return self.create_proxy("call_module", name, args, kwargs)
@@ -64,11 +78,16 @@ def training_graph(network: nn.Module, graph: fx.Graph, asked: list[nn.Module]) 
 
 @contextmanager
 def asking_modes() -> Iterator[list[nn.Module]]:
-    """Note in a list the modules whose ``training`` is read inside the ``with`` block."""
+    """Note in a list the modules whose ``training`` is read inside the ``with`` block.
+
+    Only one thread may be in it at a time.
+    """
     asked: list[nn.Module] = []
+    thread = threading.get_ident()
 
     def read(module: nn.Module) -> bool:
-        asked.append(module)
+        if threading.get_ident() == thread:
+            asked.append(module)
         return module.__dict__["training"]
 
     def write(module: nn.Module, mode: bool) -> None:

@@ -4,7 +4,7 @@
 shares of a layer and no filter goes alone. :func:`virtual_domains` makes more domains out of the
 given ones, since three risks give a poor estimate of a variance.
 
-What this file is *not*: what the package does by default. Chapter 7 says how both fare.
+What this file is *not*: what the package does by default. Chapter 8 says how both fare.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def masked_statistics(
     folds: int = 4,
     repeats: int = 2,
     seed: int = 0,
+    **options: Any,
 ) -> DomainStatistics:
     """Average the statistics over networks from which a random share of every group is gone.
 
@@ -50,11 +51,13 @@ def masked_statistics(
         folds: 1 / ``folds`` of every group is absent; at least 2.
         repeats: How often the filters are dealt.
         seed: Of the dealing.
+        options: To :func:`~dgprune_lite.risks.domain_statistics`: ``batch_size``, ``precision``,
+            ``workers``, ``progress``.
 
     Raises:
         ValueError: Fewer than two folds, no repeat, or ``order="exact"``.
 
-    Source: ours; chapter 7.
+    Source: ours; chapter 8.
 
     >>> import dgprune_lite as dg
     >>> model = dg.build_model("digits_cnn", width=4)
@@ -79,7 +82,7 @@ def masked_statistics(
         for fold in range(folds):
             gates = (dealt != fold) * folds / (folds - 1)
             with gated(model, graph, gates):
-                parts.append(domain_statistics(model, graph, data, order=order))
+                parts.append(domain_statistics(model, graph, data, order=order, **options))
     return reduce(add, parts)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.exactness import full_float32
 from dgprune_lite.gates import gated
 from dgprune_lite.pruning import PruningPlan
 from dgprune_lite.running import evaluating
@@ -24,19 +25,19 @@ def check_exact(
     small: nn.Module,
     plan: PruningPlan,
     graph: ChannelGraph,
-    inputs: Tensor | tuple[Tensor, ...],
+    example_inputs: Tensor | tuple[Tensor, ...],
 ) -> float:
     """Compare a pruned network with the whole one whose filters are masked, on one batch.
 
-    Both run in eval mode and are left as found.
+    Both run in eval mode, in full float32 (on a GPU without TF32), and are left as found.
 
     Args:
         model: The whole network, from which ``graph`` was traced.
         small: What ``plan.apply(model)`` gave, before any fine-tuning.
         plan: The plan that was applied.
         graph: From :func:`~dgprune_lite.channels.trace_channels`.
-        inputs: A batch for the network, or a tuple of several inputs. Real images tell more than
-            zeros.
+        example_inputs: A batch for the network, or a tuple of several inputs, where and as
+            precise as the network is. Real images tell more than zeros.
 
     Returns:
         The largest difference of two outputs over the largest output, 0 for equal networks.
@@ -51,8 +52,8 @@ def check_exact(
     >>> dg.check_exact(model, plan.apply(model), plan, graph, images) < 1e-5
     True
     """
-    batch = inputs if isinstance(inputs, tuple) else (inputs,)
-    with torch.no_grad(), evaluating(model), evaluating(small):
+    batch = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    with full_float32(), torch.no_grad(), evaluating(model), evaluating(small):
         with gated(model, graph, plan.kept_gates):
             masked = tree_leaves(model(*(value.clone() for value in batch)))
         pruned = tree_leaves(small(*(value.clone() for value in batch)))

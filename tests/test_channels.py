@@ -1,9 +1,13 @@
 """Channel analysis: what goes with what, and what is left alone with a reason."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from networks import EACH, PlainCNN, assert_same, fingerprint, network
+from networks import EACH, PlainCNN, assert_same, fingerprint, lively, network
 from torch import Tensor, nn
 
 import dgprune_lite as dg
@@ -268,3 +272,51 @@ def test_inputs_that_do_not_fit_the_model():
         dg.trace_channels(dg.build_model("digits_cnn", width=4), torch.zeros(1, 5, 28, 28))
     with pytest.raises(TypeError, match="got list"):
         dg.trace_channels(dg.build_model("digits_cnn", width=4), [1, 2])
+
+
+def test_four_threads_trace_at_once_while_another_runs_a_network():
+    """torch.fx and we change ``nn.Module`` while tracing; all of it must be put back."""
+    models = [dg.build_model("resnet18", seed=seed) for seed in range(4)]
+    images, other = torch.zeros(1, 3, 32, 32), lively(dg.build_model("digits_cnn", width=4))
+    example = torch.rand(2, 3, 28, 28)
+    with torch.no_grad():
+        expected, own = other(example), dg.trace_channels(models[0], images)
+    before = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__")}
+    tracing = threading.Event()
+    seen = []
+
+    def run():
+        with torch.no_grad():
+            while not tracing.is_set():
+                seen.append(torch.equal(other(example), expected))
+
+    with ThreadPoolExecutor(5) as pool:
+        running = pool.submit(run)
+        try:
+            graphs = list(pool.map(lambda model: dg.trace_channels(model, images), models * 2))
+        finally:
+            tracing.set()
+        running.result()
+    assert all(graph.groups == own.groups for graph in graphs)
+    assert seen
+    assert all(seen)
+    assert {name: getattr(nn.Module, name) for name in before} == before
+    assert not hasattr(nn.Module, "training")
+
+
+def test_random_numbers_of_the_models_gpus_are_put_back(monkeypatch):
+    """Without a GPU: which devices tracing says it draws on."""
+    asked, fork = [], torch.random.fork_rng
+
+    def spy(devices):
+        asked.append(list(devices))
+        return fork(devices=[])
+
+    monkeypatch.setattr(torch.random, "fork_rng", spy)
+    model, images = network("digits_cnn")
+    asked.clear()
+    dg.trace_channels(model, images)
+    places = [SimpleNamespace(device=torch.device(d)) for d in ("cuda:1", "cpu", "cuda:0")]
+    monkeypatch.setattr(following, "_follow_copy", lambda *_, **__: None)
+    following.follow(SimpleNamespace(parameters=lambda: places), (images,))
+    assert asked == [[], [0, 1]]

@@ -1,14 +1,17 @@
 """Saving and loading pruned networks."""
 
+import copy
 import json
+from functools import partial
 
 import pytest
+import test_user_networks as user_networks
 import torch
-from networks import network
+from networks import assert_same, network
 from safetensors.torch import load_file, save_file
 
 import dgprune_lite as dg
-from dgprune_lite import checkpoints
+from dgprune_lite import checkpoints, files
 
 
 def build():
@@ -34,6 +37,47 @@ def test_round_trip(saved):
         assert torch.equal(again.state_dict()[name], value)
 
 
+def test_round_trip_of_networks_as_users_write_them(tmp_path):
+    """Transposed convolutions too, whose weights have their inputs first."""
+    makers = {how.__name__: partial(user_networks.build, how) for how in user_networks.FREE}
+    makers["transposed"] = user_networks.with_transposed_convolutions
+    for name, make in makers.items():
+        net = make()
+        graph = dg.trace_channels(net, user_networks.IMAGES)
+        plan = dg.plan_pruning(graph, dg.score("l1", net, graph), 0.5)
+        small = plan.apply(net)
+        assert plan.removed, name
+        dg.save(small, plan, tmp_path / name)
+        again = dg.load(tmp_path / name, make)
+        assert_same(dict(again.state_dict()), dict(small.state_dict()))
+        images = user_networks.IMAGES
+        with torch.no_grad():
+            assert torch.equal(again(images.clone()), small(images.clone()))
+
+
+def test_a_cut_outside_of_a_transposed_convolution_is_refused(tmp_path):
+    net = user_networks.with_transposed_convolutions()
+    graph = dg.trace_channels(net, user_networks.IMAGES)
+    plan = dg.plan_pruning(graph, dg.score("l1", net, graph), 0.5)
+    path = tmp_path / "small.safetensors"
+    dg.save(plan.apply(net), plan, path)
+    header = {"format": checkpoints.FORMAT, "version": checkpoints.VERSION}
+    cut = {"out": [6], "into": [], "weight_shape": list(net[1].weight.shape)}  # of 6 outputs
+    header["cuts"] = {"1": cut}
+    save_file(load_file(path), path, metadata={"dgprune_lite": json.dumps(header)})
+    with pytest.raises(ValueError, match=r"no valid cuts \('1' has 6 entries .* lose number 6"):
+        dg.load(path, user_networks.with_transposed_convolutions)
+
+
+def test_channels_last_networks(saved, tmp_path):
+    small, plan, _, images = saved
+    turned = copy.deepcopy(small).to(memory_format=torch.channels_last)
+    assert not turned.stem[0].weight.is_contiguous()
+    dg.save(turned, plan, tmp_path / "turned.safetensors")
+    again = dg.load(tmp_path / "turned.safetensors", build).eval()
+    assert torch.equal(again(images), small(images))
+
+
 def test_nothing_else_is_left_in_the_folder(saved):
     _, _, path, _ = saved
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -46,7 +90,7 @@ def test_an_interrupted_save_keeps_the_old_file(saved, monkeypatch):
     def crash(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save_file", crash)
+    monkeypatch.setattr(files.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         dg.save(small, plan, path)
     assert path.read_bytes() == before

@@ -202,3 +202,25 @@ def test_a_batch_too_large_for_the_memory_is_halved(resnet50):
         torch.cuda.set_per_process_memory_fraction(1.0)
     torch.testing.assert_close(found.risk, expected.risk, **CLOSE)
     assert spearmanr(found.fisher[0], expected.fisher[0]).statistic > 0.99
+
+
+def test_an_example_on_the_cpu_does_for_a_model_on_the_gpu():
+    class ByNumbers(torch.nn.Module):
+        """An index of numbers: followed with the real weights, where they are."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("rows", torch.tensor([3, 1, 2, 0]))
+            self.conv, self.out = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 10)
+
+        def forward(self, x):
+            return self.out(self.conv(x)[:, :, self.rows].relu().mean((2, 3)))
+
+    model, example = ByNumbers().cuda(), torch.rand(1, 3, 28, 28)
+    torch.backends.cudnn.allow_tf32 = True  # as by default: the fixture puts it back
+    before = torch.cuda.get_rng_state()
+    assert dg.trace_channels(model, example).groups["conv"].size == 4
+    small, _ = dg.prune(model, domains(images=4), "l1", 0.5, example_inputs=example)
+    assert small.conv.out_channels == 2
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.backends.cudnn.allow_tf32

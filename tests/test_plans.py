@@ -3,6 +3,7 @@
 import dataclasses
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
@@ -26,6 +27,22 @@ def test_the_text_says_why_a_group_keeps_more(plan):
     assert lines[where + 1].endswith(
         "the ratio asked for 2; max_pruning_ratio=0.5 leaves at least 8"
     )
+
+
+@pytest.mark.parametrize(
+    ("removed", "error", "message"),
+    [
+        ([False] * 40, TypeError, r"removed is \[False, .* expected a numpy array of bool"),
+        (np.zeros(40, dtype=int), TypeError, "expected a numpy array of bool"),
+        (np.zeros(37, dtype=bool), ValueError, r"shape \(37,\), expected \(40,\)"),
+        (np.zeros((40, 1), dtype=bool), ValueError, r"shape \(40, 1\), expected \(40,\)"),
+        (np.arange(40) < 8, ValueError, "all 8 filters of group 'conv1', at least one must stay"),
+    ],
+)
+def test_marks_that_make_no_plan(removed, error, message):
+    model, images = network("digits_cnn")
+    with pytest.raises(error, match=message):
+        dg.make_plan(dg.trace_channels(model, images), removed, 0.5)
 
 
 def test_layers_that_keep_a_part_are_named():

@@ -195,6 +195,15 @@ def test_prune_checks_the_ratio_before_it_works():
         dg.prune(dg.build_model("digits_cnn", width=4), domains(), pruning_ratio=2)
 
 
+def test_an_example_is_brought_to_the_models_precision():
+    model, _ = network("digits_cnn", torch.float64)
+    data = domains(images=4, dtype=torch.float64)
+    example = torch.rand(1, 3, 28, 28)
+    _, plan = dg.prune(model, data, "l1", 0.5, example_inputs=example)
+    assert plan.removed == dg.prune(model, data, "l1", 0.5)[1].removed
+    assert example.dtype == torch.float32
+
+
 def test_removing_nothing_changes_nothing():
     model, images = network("mobilenet_v2")
     graph = dg.trace_channels(model, images)

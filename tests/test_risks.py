@@ -69,7 +69,10 @@ def test_ablation_equals_deleting_the_filter_for_real(name):
     images, labels = data["a"].tensors
     groups = list(graph.groups.values())
     units = [g.start + i for g in groups[:: max(1, len(groups) // 6)] for i in (0, g.size - 1)]
-    result = ablated_losses(model, graph, images, labels, units)
+    whole, result = ablated_losses(model, graph, images, labels, units)
+    with torch.no_grad():
+        expected = F.cross_entropy(model(images), labels, reduction="sum")
+    assert float(whole) == pytest.approx(float(expected), rel=1e-12)
     for unit, loss in zip(units, result, strict=True):
         removed = np.zeros(graph.num_filters, dtype=bool)
         removed[unit] = True
@@ -290,6 +293,44 @@ def test_bad_data_is_named():
         ValueError, match=r"label 12 in domain 'a', batch 0 is outside .* 10 classes"
     ):
         dg.domain_statistics(model, graph, {"a": TensorDataset(images, labels * 0 + 12)})
+
+
+def test_no_domains_and_no_model_are_named():
+    model, graph, data = setting("digits_cnn", images=2)
+    with pytest.raises(TypeError, match=r"data is <.*TensorDataset.*, expected a dict of domain"):
+        dg.domain_statistics(model, graph, data["a"])
+    with pytest.raises(TypeError, match=r"model is None, expected an nn\.Module"):
+        dg.domain_statistics(None, graph, data)
+
+
+class WithAConstant(torch.nn.Module):
+    """torch.fx stores the constant on the network."""
+
+    fail = False
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.out = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 10)
+
+    def forward(self, x):
+        y = self.a(x).relu() * torch.tensor(2.0)
+        if self.fail:
+            raise RuntimeError("forward fails")
+        return self.out(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize("place", ["run", "trace"])
+def test_ablation_leaves_no_constants_behind_after_an_error(place):
+    model, (images, labels) = WithAConstant(), domains(images=2)["a"].tensors
+    graph = dg.trace_channels(model, images)
+    model.fail = place == "trace"
+    if place == "run":
+        model.out = torch.nn.Linear(5, 10)
+    before = set(vars(model))
+    message = {"run": "mat1 and mat2 shapes", "trace": "forward fails"}[place]
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        ablated_losses(model, graph, images, labels)
+    assert set(vars(model)) == before
 
 
 def test_a_graph_of_another_model():

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from networks import assert_same, domains, fingerprint, network
+from networks import assert_same, domains, fingerprint, lively, network
 
 import dgprune_lite as dg
 from dgprune_lite import schedules
@@ -53,6 +53,44 @@ def test_the_next_step_goes_on_from_the_weights_of_the_loop_and_scores_them(monk
             small.fc.bias.fill_(number)
     assert torch.equal(seen[0], model.fc.bias)
     assert [float(bias[0]) for bias in seen[1:]] == [0, 1]
+
+
+@pytest.mark.parametrize("global_pruning", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_last_filter_of_a_group_is_the_same_in_all_steps(seed, global_pruning):
+    """Also where it has the lowest number of its group."""
+    model = lively(dg.build_model("digits_cnn", width=2, seed=seed))
+    plans = []
+    for small, plan in dg.prune_iteratively(
+        model, domains(images=4), "taylor", 0.8, steps=4, global_pruning=global_pruning
+    ):
+        plans.append(plan)
+        for name, kept in plan.kept_gates.items():  # the plan is that of the network beside it
+            norm = name.replace("conv", "bn")
+            rows = model.get_submodule(norm).weight[kept == 1]
+            assert torch.equal(small.get_submodule(norm).weight, rows)
+    assert any(after == 1 for _, after in plans[1].widths.values())
+    for less, more in pairwise(plans):
+        for group in less.kept_gates:
+            assert (more.kept_gates[group] <= less.kept_gates[group]).all()
+
+
+def test_an_example_of_another_precision_and_several_inputs():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.out = torch.nn.Conv2d(3, 6, 3), torch.nn.Linear(6, 10)
+
+        def forward(self, x, rows):
+            return self.out(self.a(x).relu().mean((2, 3))[rows])
+
+    data = domains(images=4, dtype=torch.float64)
+    images, rows = torch.rand(1, 3, 28, 28), torch.zeros(2, dtype=torch.int64)
+    model, _ = network("digits_cnn", torch.float64)
+    for net, inputs in ((Two().double(), (images, rows)), (model, images)):
+        *_, (_, plan) = dg.prune_iteratively(net, data, "l1", steps=2, example_inputs=inputs)
+        assert all(2 * after == before for before, after in plan.widths.values())
+    assert (images.dtype, rows.dtype) == (torch.float32, torch.int64)
 
 
 def test_targets_and_dicts_go_in_steps():

@@ -161,6 +161,11 @@ def test_an_unknown_criterion_names_the_nearest(case):
         dg.score("risk_varianse", model, graph, stats)
 
 
+def test_no_model_is_named(case):
+    with pytest.raises(TypeError, match=r"model is 'resnet18', expected an nn\.Module"):
+        dg.score("l1", "resnet18", case[1])
+
+
 def test_missing_and_foreign_statistics(case):
     model, graph, stats = case
     with pytest.raises(ValueError, match=r"'fisher' needs statistics of the source domains"):

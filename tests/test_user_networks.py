@@ -70,6 +70,17 @@ def constant_by_name(net, x):
     return torch.add(input=net.a(x).relu(), other=1.0)
 
 
+def threshold_of_one(net, x):
+    y = net.a(x)
+    return net.norm(F.softshrink(y, 1.0)) + y
+
+
+def threshold_by_place(net, x):
+    y = net.a(x)
+    z = F.softplus(y, 1)
+    return net.norm(y) * z
+
+
 def size_as_a_summand(net, x):
     return net.a(x).relu() + x.size(2)
 
@@ -163,6 +174,8 @@ FREE = [
     size_of_another_layer,
     statistics_of_the_batch,
     excite_as_expanded,
+    threshold_of_one,
+    threshold_by_place,
     in_place_relu_not_rebound,
     in_place_module_changes_the_identity,
     in_place_sum,
@@ -211,7 +224,10 @@ def test_pruning_ablation_and_gradients_are_exact(how):
         expected = net(IMAGES.clone())
     torch.testing.assert_close(plan.apply(net)(IMAGES.clone()), expected)
 
-    losses = ablated_losses(net, graph, IMAGES, LABELS)
+    whole, losses = ablated_losses(net, graph, IMAGES, LABELS)
+    with torch.no_grad():
+        loss = F.cross_entropy(net(IMAGES.clone()), LABELS, reduction="sum")
+    assert float(whole) == pytest.approx(float(loss), rel=1e-12)
     for unit in range(graph.num_filters):
         small = make_plan(graph, np.arange(graph.num_filters) == unit, 0.0).apply(net)
         with torch.no_grad():
@@ -276,15 +292,19 @@ def test_parameters_that_are_not_a_layers_own_are_left_alone():
     assert "is computed from other tensors" in graph.skipped["0"]
 
 
-def test_transposed_convolutions_are_scored_by_what_they_make():
+def with_transposed_convolutions():
     torch.manual_seed(0)
-    net = nn.Sequential(
+    return nn.Sequential(
         conv(3, 4),
         nn.ConvTranspose2d(4, 6, 2, groups=2),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(486, 5),
     ).double()
+
+
+def test_transposed_convolutions_are_scored_by_what_they_make():
+    net = with_transposed_convolutions()
     graph = dg.trace_channels(net, IMAGES)
     assert graph.layers["1"].weight_shape == (4, 3, 2, 2)
     assert graph.totals()[1] == 64 * (3 * 4 * 9) + 64 * (4 * 3 * 4) + 486 * 5

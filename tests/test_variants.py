@@ -66,6 +66,15 @@ def test_masked_statistics_that_make_no_sense(small, settings, message):
         masked_statistics(*small, **settings)
 
 
+def test_options_go_to_the_statistics(small):
+    model, graph, data = small
+    whole = masked_statistics(model, graph, data, repeats=1)
+    parts = masked_statistics(model, graph, data, repeats=1, batch_size=5, progress=False)
+    torch.testing.assert_close(parts.fisher_sum, whole.fisher_sum)
+    with pytest.raises(ValueError, match="precision='float8'"):
+        masked_statistics(model, graph, data, precision="float8")
+
+
 def test_virtual_domains_are_changed_copies(small):
     _, _, data = small
     domains = virtual_domains(data)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from dgprune_lite.channel_ids import (
     FIXED,
@@ -248,7 +249,7 @@ def indexing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any)
     index = fx.map_arg(index, lambda n: flow.env[n])
     if any(part.is_meta for part in values_of([index], Tensor)):
         raise ValueError("an index that is made of numbers")  # follow again, with numbers
-    ids = value.ids[index]
+    ids = value.ids[tree_map_only(Tensor, Tensor.cpu, index)]  # ids are always there
     if any(isinstance(part, Tensor) and part.ndim > 1 for part in values_of([index], Tensor)):
         flow.lock(value.ids, "indexing by a mask of several axes")
     touched = list(index) if isinstance(index, tuple) else [index]
