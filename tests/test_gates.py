@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import network
+from networks import assert_same, fingerprint, network
 from torch import nn
 
 import dgprune_lite as dg
@@ -64,3 +64,30 @@ def test_a_hook_of_the_caller_is_seen_by_the_gates():
     torch.testing.assert_close(hooked, written)
     assert not hooked[:, 0].any()
     assert hooked[:, 1:].all()
+
+
+def test_a_network_in_training_mode_is_left_as_found():
+    model, images = network("digits_resnet")
+    graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
+    expected = gate_gradients_per_image(model, graph, images, labels)
+    model.train()
+    model.fc.eval()
+    before = fingerprint(model)
+    found = gate_gradients_per_image(model, graph, images, labels)
+    assert_same(before, fingerprint(model))
+    assert all(map(torch.equal, found, expected))
+    with pytest.raises(ValueError, match="outside the model's 10 classes"):
+        gate_gradients_per_image(model, graph, images, labels + 8)
+    assert_same(before, fingerprint(model))
+
+
+def test_what_is_refused():
+    model, images = network("digits_cnn")
+    graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
+    other, _ = network("digits_resnet")
+    with pytest.raises(ValueError, match="the graph is of another model"):
+        gate_gradients_per_image(other, graph, images, labels)
+    with pytest.raises(TypeError, match="model is 'digits_cnn', expected an nn.Module"):
+        gate_gradients_per_image("digits_cnn", graph, images, labels)
+    with pytest.raises(ValueError, match="precision='half' is not one of"):
+        gate_gradients_per_image(model, graph, images, labels, precision="half")
