@@ -87,7 +87,7 @@ def test_what_is_refused():
     other, _ = network("digits_resnet")
     with pytest.raises(ValueError, match="the graph is of another model"):
         gate_gradients_per_image(other, graph, images, labels)
-    with pytest.raises(TypeError, match="model is 'digits_cnn', expected an nn.Module"):
+    with pytest.raises(TypeError, match=r"model is 'digits_cnn', expected an nn\.Module"):
         gate_gradients_per_image("digits_cnn", graph, images, labels)
     with pytest.raises(ValueError, match="precision='half' is not one of"):
         gate_gradients_per_image(model, graph, images, labels, precision="half")
