@@ -230,9 +230,13 @@ class _UnitGate(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         with torch.no_grad():
             output = ctx.layer.forward(*ctx.saved_tensors)  # past the hooks
-            product = output * gradient.to(ctx.dtype)  # (n, channels, ...)
+            # In bfloat16 the products are rounded, as their factors were, and the sum is not: so
+            # no float32 copy of an activation is written. In float16 they could overflow.
+            factor = gradient.to(ctx.dtype) if gradient.dtype == torch.float16 else gradient
+            product = output * factor  # (n, channels, ...)
             places = tuple(range(2, product.ndim))
-        return gradient, product.sum(places) if places else product, None, None
+            total = product.sum(places, dtype=ctx.dtype) if places else product.to(ctx.dtype)
+        return gradient, total, None, None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from networks import assert_same, fingerprint, network
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgprune_lite as dg
 from dgprune_lite.gates import gate_gradients_per_image
@@ -35,6 +36,32 @@ def test_gates_keep_no_more_than_a_training_step(name):
     scoring = kept_bytes(lambda: gate_gradients_per_image(model, graph, images, labels))
     weights = sum(p.nbytes for p in model.parameters())  # which autograd keeps, too
     assert 0.5 * (training - weights) < scoring - weights < training - weights
+
+
+class Wide(TorchDispatchMode):
+    """Notes the shapes of all float32 results that are as large as an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float32:
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+def test_no_activation_is_copied_to_float32_in_bfloat16():
+    model, images = network("digits_cnn")
+    graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        with Wide() as wide:
+            gate_gradients_per_image(model, graph, images, labels, precision=precision)
+        found[precision] = {s for s in wide.shapes if len(s) == 4 and s[:2] == (4, 8)}
+    assert found["float32"]
+    assert not found["bfloat16"]
 
 
 class Mask(nn.Module):
