@@ -1,4 +1,4 @@
-"""What training refuses, and how it says so. What this file is *not*: a part of the method."""
+"""What training and evaluation refuse, and how it says so. What this file is *not*: a part of the method."""
 
 from __future__ import annotations
 
@@ -42,15 +42,17 @@ def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
         )
 
 
-def named_domains(data: object, argument: str, kind: str = "domain") -> dict[str, Dataset]:
+def named_domains(
+    data: object, argument: str, kind: str = "domain", example: str = "split.train"
+) -> dict[str, Dataset]:
     """Return what an argument holds as a dict of domain name to dataset, or say what it is."""
     if not isinstance(data, Mapping):
         raise TypeError(
             f"{argument} is a {type(data).__name__}; expected a mapping from domain name to "
-            f"dataset, such as split.train"
+            f"dataset, such as {example}"
         )
     if not data:
-        raise ValueError(f"no {kind} given; expected at least one, such as split.train")
+        raise ValueError(f"no {kind} given; expected at least one, such as {example}")
     return dict(data)
 
 

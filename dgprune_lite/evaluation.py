@@ -83,7 +83,7 @@ def evaluate(
         parts = [(name, "in-domain", dataset) for name, dataset in data.val.items()]
         parts.append((data.test_env, "unseen", data.target))
     else:
-        given = named_domains(data, "data")
+        given = named_domains(data, "data", example="split.val, or a Split")
         parts = [(name, "in-domain", dataset) for name, dataset in given.items()]
     move(model, device, precision)
     rows = []
