@@ -1,4 +1,7 @@
-"""What training and evaluation refuse, and how it says so. What this file is *not*: a part of the method."""
+"""What training and evaluation refuse, and how they say so.
+
+What this file is *not*: a part of the method.
+"""
 
 from __future__ import annotations
 
