@@ -1,4 +1,7 @@
-"""What training refuses, and how it says so. What this file is *not*: a part of the method."""
+"""What training and evaluation refuse, and how they say so.
+
+What this file is *not*: a part of the method.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.domains import check_batch, count, fetch, nearest_name
-from dgprune_lite.running import count_classes, device_of
+from dgprune_lite.running import count_classes, device_of, in_dtype_of
 
 ALGORITHMS = ("ERM", "VREx")
 
@@ -42,20 +45,28 @@ def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
         )
 
 
-def sources(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    if not isinstance(train, Mapping):
+def named_domains(
+    data: object, argument: str, kind: str = "domain", example: str = "split.train"
+) -> dict[str, Dataset]:
+    """Return what an argument holds as a dict of domain name to dataset, or say what it is."""
+    if not isinstance(data, Mapping):
         raise TypeError(
-            f"train is a {type(train).__name__}; expected a mapping from domain name to dataset, "
-            f"such as split.train"
+            f"{argument} is a {type(data).__name__}; expected a mapping from domain name to "
+            f"dataset, such as {example}"
         )
-    if not train:
-        raise ValueError("no source domain given; expected at least one, such as split.train")
+    if not data:
+        raise ValueError(f"no {kind} given; expected at least one, such as {example}")
+    return dict(data)
+
+
+def sources(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    train = named_domains(train, "train", "source domain")
     taken = [name for name in train if name in ("step", "loss")]
     if taken:
         raise ValueError(
             f"a domain is called {taken[0]!r}, like a column of the history; give it another name"
         )
-    return dict(train)
+    return train
 
 
 def check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[int, ...], int]:
@@ -69,7 +80,7 @@ def check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[in
         shapes[name] = tuple(images.shape[1:])
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the domains have images of shapes {shapes}; expected one shape for all")
-    return shapes[name], count_classes(model, images.to(device_of(model)))
+    return shapes[name], count_classes(model, in_dtype_of(model, images.to(device_of(model))))
 
 
 def check_losses(losses: Tensor, steps: range, names: list[str]) -> None:

@@ -14,14 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dgprune_lite.domains import Split, batches, to_device
+from dgprune_lite.checks import named_domains
+from dgprune_lite.domains import Split, batches
 from dgprune_lite.running import (
-    check_precision,
+    Precision,
+    check_model,
     count_classes,
     device_of,
     evaluating,
+    in_dtype_of,
     layout_for,
     logits_of,
+    move,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ def evaluate(
     *,
     batch_size: int = 512,
     device: torch.device | str | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
     workers: int = 0,
 ) -> pd.DataFrame:
     """Measure a network on every domain, in evaluation mode and without gradients.
@@ -43,7 +47,8 @@ def evaluate(
         model: network from images (batch, channels, height, width) to logits (batch, classes); left
             as found.
         data: a `Split`, of which the held-out part of each source domain and the whole unseen
-            domain are measured; or domain name to dataset, all of which count as in-domain.
+            domain are measured; or domain name to dataset, all of which count as in-domain. Images
+            are cast to the type of the network's weights.
         batch_size: images at a time; no influence on the result but rounding.
         device: where to compute; the network is moved there and stays. None for where it is.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
@@ -57,8 +62,10 @@ def evaluate(
 
     Raises:
         ValueError: for no domain, an empty domain, labels outside the network's classes, logits
-            that are NaN or infinite, or a precision that the device cannot compute in.
-        TypeError: for images or labels of another type, or a network that does not return logits.
+            that are NaN or infinite, or a precision that the device cannot compute in (the network
+            then stays where it is).
+        TypeError: for something else than a network or than named domains, images or labels of
+            another type, or a network that does not return logits.
 
     Source:
         The protocol of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021), training-domain validation.
@@ -70,19 +77,18 @@ def evaluate(
         >>> evaluate(network, {"photo": photo}).drop(columns="role").to_dict("records")
         [{'domain': 'photo', 'images': 8, 'accuracy': 1.0, 'risk': 0.0, 'ece': 0.0}]
     """
+    check_model(model)
     parts: list[tuple[str, str, Dataset]]
     if isinstance(data, Split):
         parts = [(name, "in-domain", dataset) for name, dataset in data.val.items()]
         parts.append((data.test_env, "unseen", data.target))
     else:
-        parts = [(name, "in-domain", dataset) for name, dataset in data.items()]
-    if not parts:
-        raise ValueError("no domain given; expected a Split, or at least one name and dataset")
-    if device is not None:
-        model.to(device)
-    check_precision(precision, device_of(model))
+        given = named_domains(data, "data", example="split.val, or a Split")
+        parts = [(name, "in-domain", dataset) for name, dataset in given.items()]
+    move(model, device, precision)
     rows = []
-    with evaluating(model), torch.inference_mode():
+    # Not `inference_mode`: a network that keeps a tensor from here could not be trained with it.
+    with evaluating(model), torch.no_grad():
         for name, role, dataset in parts:
             nats, confidence, correct = _predict(
                 model, dataset, name, batch_size, precision, workers
@@ -179,8 +185,10 @@ def _predict(
     place, layout = device_of(model), layout_for(model, precision)
     classes: int | None = None
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images, labels in batches(dataset, batch_size, domain=name, workers=workers):
-        images, labels = to_device(images, place).contiguous(memory_format=layout), labels.cpu()
+    loop = batches(dataset, batch_size, domain=name, device=place, workers=workers)
+    for images, labels in loop:
+        images = in_dtype_of(model, images).contiguous(memory_format=layout)
+        labels = labels.cpu()
         if classes is None:
             classes = count_classes(model, images[:1])
         if int(labels.min()) < 0 or int(labels.max()) >= classes:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dgprune_lite.channels import ChannelGraph, filters_first, misfit
-from dgprune_lite.running import HALF, logits_of
+from dgprune_lite.running import (
+    HALF,
+    check_model,
+    check_precision,
+    device_of,
+    evaluating,
+    logits_of,
+)
 
 
 def check_graph(model: nn.Module, graph: ChannelGraph) -> None:
@@ -73,7 +80,7 @@ def gate_gradient(
         units, module = torch.from_numpy(graph.layers[name].out_units), model.get_submodule(name)
         found = list(module.parameters(recurse=False))
         if not found:  # a BatchNorm without scale and shift: only real gates will do
-            losses, per_image = gate_gradients_per_image(
+            losses, per_image = image_gate_gradients(
                 model, graph, images, labels, where=where, precision=precision
             )
             return losses, per_image.sum(0)
@@ -102,7 +109,57 @@ def gate_gradients_per_image(
     where: str = "data",
     precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
-    """Losses (n,) and ∂ℓ_n/∂z_m (n, M), float64, by autograd through explicit gates."""
+    """Losses of images and their gradients with respect to the gates: ∂ℓ_n/∂z_m at z = 1.
+
+    The model runs in eval mode and is left as it was: weights and statistics, modes, ``.grad``,
+    flags, hooks and random state.
+
+    Args:
+        model: The network that ``graph`` was traced from; gives logits (n, classes).
+        graph: From :func:`~dgprune_lite.channels.trace_channels`; M filters.
+        images: (n, channels, height, width), in the type of the weights and on their device.
+        labels: int64 (n,), from 0 to classes - 1, on the same device.
+        where: What error messages call these images.
+        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
+            autocast.
+
+    Returns:
+        The losses (cross-entropy, nats), float64 (n,), and the gradients, float64 (n, M), on the
+        network's device.
+
+    Raises:
+        TypeError: Something else than a network, or a network that does not return logits.
+        ValueError: A graph of another model, labels that do not fit, a loss that is not finite, a
+            precision that the device cannot compute in, or a layer whose output does not have the
+            images along its first axis.
+
+    Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient
+    inference", ICLR 2017; chapter 5.
+
+    >>> import torch, dgprune_lite as dg
+    >>> model, images = dg.build_model("digits_cnn", width=4), torch.rand(2, 3, 28, 28)
+    >>> graph = dg.trace_channels(model, images)
+    >>> losses, gradients = dg.gate_gradients_per_image(model, graph, images, torch.tensor([3, 8]))
+    >>> losses.shape, gradients.shape, model.training
+    (torch.Size([2]), torch.Size([2, 20]), True)
+    """
+    check_model(model)
+    check_graph(model, graph)
+    check_precision(precision, device_of(model))
+    with evaluating(model):
+        return image_gate_gradients(model, graph, images, labels, where=where, precision=precision)
+
+
+def image_gate_gradients(
+    model: nn.Module,
+    graph: ChannelGraph,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    where: str = "data",
+    precision: str = "float32",
+) -> tuple[Tensor, Tensor]:
+    """What `gate_gradients_per_image` returns, of a network in eval mode that fits the graph."""
     gates: list[tuple[Tensor, Tensor]] = []
 
     def put_gate(name: str, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -173,9 +230,13 @@ class _UnitGate(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         with torch.no_grad():
             output = ctx.layer.forward(*ctx.saved_tensors)  # past the hooks
-            product = output * gradient.to(ctx.dtype)  # (n, channels, ...)
+            # In bfloat16 the products are rounded, as their factors were, and the sum is not: so
+            # no float32 copy of an activation is written. In float16 they could overflow.
+            factor = gradient.to(ctx.dtype) if gradient.dtype == torch.float16 else gradient
+            product = output * factor  # (n, channels, ...)
             places = tuple(range(2, product.ndim))
-        return gradient, product.sum(places) if places else product, None, None
+            total = product.sum(places, dtype=ctx.dtype) if places else product.to(ctx.dtype)
+        return gradient, total, None, None
 
 
 @contextmanager

@@ -65,11 +65,11 @@ def report(
         "MACs": [_macs(network, inputs) for network, inputs in zip(pair, given, strict=True)],
         "file size (bytes)": [_state_bytes(network) for network in pair],
     }
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    for device in _places(model):
         inputs = tuple(value.to(device) for value in given[0])
         there = [_copy_on(network, device) for network in pair]
         seconds = median_latency(there, inputs, rounds)
-        rows[f"{device.upper()} latency (ms)"] = [1000 * value for value in seconds]
+        rows[f"{device.type.upper()} latency (ms)"] = [1000 * value for value in seconds]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["model", "small"], dtype=object)
     return frame.assign(left=[after / max(before, 1e-12) for before, after in rows.values()])
 
@@ -87,8 +87,17 @@ def _state_bytes(network: nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in tensors)
 
 
-def _copy_on(network: nn.Module, device: str) -> nn.Module:
+def _places(model: nn.Module) -> list[torch.device]:
+    """The CPU, and the GPU that the network is on, or else the current one."""
+    places = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        own = device_of(model)
+        places.append(own if own.type == "cuda" else torch.device("cuda"))
+    return places
+
+
+def _copy_on(network: nn.Module, device: torch.device) -> nn.Module:
     """The network itself if it is there, else a copy that is."""
-    if device_of(network).type == device:
+    if device_of(network) == device:
         return network
     return copy.deepcopy(network).to(device)

@@ -78,7 +78,8 @@ def modes_as_found(model: nn.Module) -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a network in evaluation mode for a `with` block, and every module back afterwards.
 
-    The random state is put back, too: some networks draw numbers even in evaluation.
+    The random states of the CPU and of the network's GPU are put back, too: some networks draw
+    numbers even in evaluation.
 
     Example:
         >>> network = nn.Dropout()
@@ -88,7 +89,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         >>> network.training
         True
     """
-    with modes_as_found(model), torch.random.fork_rng(devices=[]):
+    with modes_as_found(model), torch.random.fork_rng(devices=gpus_of(model)):
         model.eval()
         yield
 
@@ -102,6 +103,59 @@ def device_of(model: nn.Module) -> torch.device:
     """
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def gpus_of(model: nn.Module) -> list[torch.device]:
+    """Return the GPU that a network is on, whose random state it may change; [] on a CPU.
+
+    Example:
+        >>> gpus_of(nn.Linear(3, 2))
+        []
+    """
+    place = device_of(model)
+    return [place] if place.type == "cuda" else []
+
+
+def move(model: nn.Module, device: torch.device | str | None, precision: str) -> torch.device:
+    """Move a network to a device, unless that cannot compute in the precision asked for.
+
+    Args:
+        model: the network, moved in place.
+        device: where to; None for where it is.
+        precision: "float32", "bfloat16" or "float16".
+
+    Returns:
+        Where the network is then.
+
+    Raises:
+        TypeError: if `model` is no network.
+        ValueError: as `check_precision`; the network is then where it was.
+
+    Example:
+        >>> move(nn.Linear(3, 2), None, "float32")
+        device(type='cpu')
+    """
+    check_model(model)
+    check_precision(precision, device_of(model) if device is None else device)
+    if device is not None:
+        model.to(device)
+    return device_of(model)
+
+
+def in_dtype_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images in the floating-point type of a network's weights (as they are, without any).
+
+    Args:
+        model: the network.
+        images: of any floating-point type and shape.
+
+    Example:
+        >>> in_dtype_of(nn.Linear(3, 2), torch.ones(1, 3, dtype=torch.float64)).dtype
+        torch.float32
+    """
+    weights = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    weight = next(weights, None)
+    return images if weight is None else images.to(weight.dtype)
 
 
 def check_precision(precision: str, device: torch.device | str) -> None:

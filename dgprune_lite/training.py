@@ -28,11 +28,16 @@ from dgprune_lite.checks import (
 )
 from dgprune_lite.domains import check_batch, count, read, to_device
 from dgprune_lite.running import (
-    check_precision,
+    Precision,
+    check_model,
     device_of,
+    evaluating,
+    gpus_of,
+    in_dtype_of,
     layout_for,
     logits_of,
     modes_as_found,
+    move,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +60,7 @@ def fit(
     max_shift: int = 2,
     seed: int = 0,
     device: torch.device | str | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
     workers: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -68,7 +73,8 @@ def fit(
     Args:
         model: network from images (batch, channels, height, width) to logits (batch, classes).
         train: source domain name to its dataset of (image float (channels, height, width), label
-            int64) pairs, such as `split.train`.
+            int64) pairs, such as `split.train`. Images are cast to the type of the network's
+            weights.
         steps: updates to make; 0 leaves the network as it is.
         lr: the largest learning rate, reached after 30 % of the steps (see `one_cycle`).
         batch_size: images of *every* domain in a step. A domain is walked through in random order,
@@ -101,7 +107,8 @@ def fit(
             a network without trainable parameters, a precision that the device cannot compute in,
             or a loss that is NaN or infinite (with the step
             and the domain; on a CPU the weights are then those of the step before).
-        TypeError: for images or labels of another type, or a network that does not return logits.
+        TypeError: for something else than a network or than named domains, images or labels of
+            another type, or a network that does not return logits.
 
     Source:
         V-REx: Krueger et al., "Out-of-distribution generalization via risk extrapolation", ICML
@@ -117,6 +124,7 @@ def fit(
         >>> list(history.columns), len(history)
         (['step', 'loss', 'photo', 'sketch'], 3)
     """
+    check_model(model)
     train = sources(train)
     check_whole_numbers(steps=(steps, 0), batch_size=(batch_size, 1), max_shift=(max_shift, 0))
     check_whole_numbers(seed=(seed, 0))
@@ -131,10 +139,7 @@ def fit(
             "the model has no trainable parameter; expected at least one with requires_grad=True "
             "(was it frozen?)"
         )
-    if device is not None:
-        model.to(device)
-    place = device_of(model)
-    check_precision(precision, place)
+    place = move(model, device, precision)
     layout = layout_for(model, precision)
     shape, classes = check_domains(model, train)
 
@@ -154,15 +159,17 @@ def fit(
             parameters, lr=lr, weight_decay=weight_decay, fused=place.type in ("cpu", "cuda")
         )
         scaler = torch.amp.GradScaler(place.type, enabled=precision == "float16")
-        loader = read(train, orders, workers=workers, seed=seed)
+        pin = place.type == "cuda"
+        loader = read(train, orders, workers=workers, seed=seed, pin=pin)
         for step in _progress(steps, progress):
             parts = next(loader)
             for name, part in parts.items():
                 where = f"domain {name!r}, step {step + 1}"
                 check_batch(*part, where=where, shape=shape, num_classes=classes)
-            images = to_device(torch.cat([images for images, _ in parts.values()]), place)
-            labels = to_device(torch.cat([labels for _, labels in parts.values()]), place)
-            images = shift_images(images, shifts[step], max_shift)
+            # Each domain by itself, since a batch put together here would lie in unpinned memory.
+            images = torch.cat([to_device(images, place) for images, _ in parts.values()])
+            labels = torch.cat([to_device(labels, place) for _, labels in parts.values()])
+            images = shift_images(in_dtype_of(model, images), shifts[step], max_shift)
             images = images.contiguous(memory_format=layout)
 
             # One pass for all domains: BatchNorm normalises over their mixture.
@@ -284,7 +291,8 @@ def recalibrate_batchnorm(
     Raises:
         ValueError: for no domain, an empty domain, images of different shapes, labels outside the
             classes, settings out of range, or statistics that become NaN or infinite.
-        TypeError: for images or labels of another type, or a network that does not return logits.
+        TypeError: for something else than a network or than named domains, images or labels of
+            another type, or a network that does not return logits.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -295,6 +303,7 @@ def recalibrate_batchnorm(
         >>> network[0].running_mean
         tensor([5., 5., 5.])
     """
+    check_model(model)
     train = sources(train)
     check_whole_numbers(images_per_domain=(images_per_domain, 1), batch_size=(batch_size, 2))
     check_whole_numbers(seed=(seed, 0))
@@ -318,18 +327,19 @@ def recalibrate_batchnorm(
     momenta = [layer.momentum for layer in layers]
     statistics = [{key: value.clone() for key, value in layer.named_buffers()} for layer in layers]
     try:
-        with modes_as_found(model), torch.no_grad():
-            model.eval()  # dropout off
+        with evaluating(model), torch.no_grad():  # dropout off
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # a cumulative average: every batch counts the same
                 layer.train()
-            for batch, parts in enumerate(read(train, chunks, workers=workers, seed=seed)):
+            pin = place.type == "cuda"
+            loader = read(train, chunks, workers=workers, seed=seed, pin=pin)
+            for batch, parts in enumerate(loader):
                 for name, part in parts.items():
                     where = f"domain {name!r}, batch {batch}"
                     check_batch(*part, where=where, shape=shape, num_classes=classes)
-                images = torch.cat([images for images, _ in parts.values()])
-                model(to_device(images, place).contiguous(memory_format=layout))
+                images = torch.cat([to_device(images, place) for images, _ in parts.values()])
+                model(in_dtype_of(model, images).contiguous(memory_format=layout))
         for name, layer in ((n, m) for n, m in model.named_modules() if m in layers):
             if not bool(torch.isfinite(layer.running_var).all()):
                 raise ValueError(
@@ -358,13 +368,13 @@ def _endless_order(images: int, wanted: int, generator: torch.Generator) -> Tens
 def _trained_as_found(model: nn.Module, layout: torch.memory_format, seed: int) -> Iterator[None]:
     """Seed dropout and lay out the weights for speed; put back all that is not a weight's value."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    # The memory of a weight may be shared: with other processes, or with a tensor of the caller.
     contiguous = [
-        parameter
+        (parameter, parameter.data)
         for parameter in model.parameters()
         if parameter.ndim == 4 and parameter.is_contiguous()
     ]
-    place = device_of(model)
-    gpus = [place] if place.type == "cuda" else []
+    gpus = gpus_of(model)
     with torch.random.fork_rng(devices=gpus), torch.enable_grad(), modes_as_found(model):
         torch.default_generator.manual_seed(seed)
         for gpu in gpus:
@@ -373,12 +383,13 @@ def _trained_as_found(model: nn.Module, layout: torch.memory_format, seed: int) 
         try:
             for parameter, _ in gradients:
                 parameter.grad = None
-            for parameter in contiguous:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+            for parameter, values in contiguous:
+                parameter.data = values.contiguous(memory_format=layout)
             yield
         finally:
-            for parameter in contiguous:
-                parameter.data = parameter.data.contiguous()
+            for parameter, values in contiguous:
+                values.copy_(parameter.data)
+                parameter.data = values
             for parameter, gradient in gradients:
                 parameter.grad = gradient
 

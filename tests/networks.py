@@ -84,7 +84,7 @@ def domains(
 
 
 def fingerprint(model: nn.Module) -> dict[str, object]:
-    """All that must be as it was: weights, gradients, modes, hooks."""
+    """All that must be as it was: weights, gradients, modes, hooks, random states."""
     return {
         "state": {name: value.clone() for name, value in model.state_dict().items()},
         "grad": {
@@ -95,6 +95,7 @@ def fingerprint(model: nn.Module) -> dict[str, object]:
         "modes": [module.training for module in model.modules()],
         "hooks": [len(module._forward_hooks) for module in model.modules()],
         "rng": torch.get_rng_state(),
+        "cuda rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 

@@ -1,5 +1,6 @@
 """distributed.py: several processes measure what one does, and none waits for one that failed."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from networks import domains, network
 from torch.utils.data import Subset, TensorDataset
 
 import dgprune_lite as dg
+from dgprune_lite.distributed import _checksum
 from dgprune_lite.risks import ORDERS
 
 # What `torchrun` starts twice. Domain "one" has fewer images than there are processes.
@@ -91,6 +94,52 @@ def assert_as_one_process(results):
                 else:
                     assert value.dtype == expected.dtype
                     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture
+def alone():
+    """A group of one process, in this one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_sums_do_not_go_where_the_network_is_not(alone, monkeypatch):
+    """On a machine with a GPU, NCCL refuses the tensors of a network on the CPU."""
+
+    def refused(*_, **__):
+        raise RuntimeError("No backend type associated with device type cpu")
+
+    monkeypatch.setattr(dist, "all_reduce", refused)
+    monkeypatch.setattr(dist, "get_backend", lambda *_: "nccl")
+    model, graph, data = setting()
+    found = dg.distributed_statistics(model, graph, data)
+    expected = dg.domain_statistics(model, graph, data)
+    for name in NAMES[:4]:
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+
+
+def test_a_torch_without_processes(monkeypatch):
+    monkeypatch.setattr(dist, "is_available", lambda: False)
+    monkeypatch.delattr(dist, "is_initialized")
+    model, graph, data = setting()
+    assert dg.distributed_statistics(model, graph, data).images.tolist() == [24, 7, 1]
+
+
+def test_the_checksum_sees_order_names_and_types():
+    linear = torch.nn.Linear(3, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.arange(6.0).view(2, 3))
+    others = [copy.deepcopy(linear) for _ in range(3)]
+    others[0].weight.data = linear.weight.data.flip(0)  # the same bytes in another order
+    others[1].weight.data = linear.weight.data.view(3, 2)
+    others[2] = torch.nn.Sequential(linear)
+    sums = {_checksum(model) for model in [linear, *others]}
+    assert len(sums) == 4
+    assert _checksum(copy.deepcopy(linear)) in sums
+    rows = torch.nn.Conv2d(3, 8, 3)
+    assert _checksum(copy.deepcopy(rows).to(memory_format=torch.channels_last)) == _checksum(rows)
 
 
 @pytest.mark.slow

@@ -186,3 +186,48 @@ def test_half_precision():
     assert half["risk"][0] != full["risk"][0]  # it did compute in bfloat16
     with pytest.raises(ValueError, match="precision='float16' needs a CUDA device"):
         evaluate(model, data, precision="float16")
+
+
+class Caching(nn.Module):
+    """Makes a tensor at its first pass and keeps it, as tables of positions are kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = nn.Linear(108, 4), None
+
+    def forward(self, images):
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 108)
+        return self.layer(images.flatten(1) * self.table)
+
+
+def test_a_network_evaluated_first_can_be_trained_afterwards():
+    model, data = Caching(), {"a": images_of(8)}
+    evaluate(model, data)
+    images, labels = data["a"].tensors
+    images.requires_grad_()  # autograd then keeps the table
+    nn.functional.cross_entropy(model(images), labels).backward()
+    assert model.layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("options", [{"precision": "float16"}, {"precision": "bfloat16"}])
+def test_a_precision_refused_leaves_the_network_where_it_was(options):
+    model = network()
+    with pytest.raises(ValueError, match="precision="):
+        evaluate(model, {"a": images_of(2)}, device="meta", **options)
+    assert model[0].weight.device.type == "cpu"
+
+
+def test_what_is_no_network_and_what_is_no_domain():
+    with pytest.raises(TypeError, match=r"model is 'resnet18', expected an nn\.Module"):
+        evaluate("resnet18", {"a": images_of(2)})
+    with pytest.raises(TypeError, match=r"data is a TensorDataset; .* or a Split"):
+        evaluate(network(), images_of(2))
+
+
+def test_images_are_cast_to_the_type_of_the_weights():
+    data = {"a": images_of(16)}
+    wide = {"a": TensorDataset(data["a"].tensors[0].double(), data["a"].tensors[1])}
+    expected = evaluate(network(), data)
+    pd.testing.assert_frame_equal(evaluate(network(), wide), expected, check_exact=True)
+    pd.testing.assert_frame_equal(evaluate(network().double(), data), expected, rtol=1e-5)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import network
+from networks import assert_same, fingerprint, network
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgprune_lite as dg
 from dgprune_lite.gates import gate_gradients_per_image
@@ -37,6 +38,32 @@ def test_gates_keep_no_more_than_a_training_step(name):
     assert 0.5 * (training - weights) < scoring - weights < training - weights
 
 
+class Wide(TorchDispatchMode):
+    """Notes the shapes of all float32 results that are as large as an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float32:
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+def test_no_activation_is_copied_to_float32_in_bfloat16():
+    model, images = network("digits_cnn")
+    graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        with Wide() as wide:
+            gate_gradients_per_image(model, graph, images, labels, precision=precision)
+        found[precision] = {s for s in wide.shapes if len(s) == 4 and s[:2] == (4, 8)}
+    assert found["float32"]
+    assert not found["bfloat16"]
+
+
 class Mask(nn.Module):
     def __init__(self):
         super().__init__()
@@ -64,3 +91,30 @@ def test_a_hook_of_the_caller_is_seen_by_the_gates():
     torch.testing.assert_close(hooked, written)
     assert not hooked[:, 0].any()
     assert hooked[:, 1:].all()
+
+
+def test_a_network_in_training_mode_is_left_as_found():
+    model, images = network("digits_resnet")
+    graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
+    expected = gate_gradients_per_image(model, graph, images, labels)
+    model.train()
+    model.fc.eval()
+    before = fingerprint(model)
+    found = gate_gradients_per_image(model, graph, images, labels)
+    assert_same(before, fingerprint(model))
+    assert all(map(torch.equal, found, expected))
+    with pytest.raises(ValueError, match="outside the model's 10 classes"):
+        gate_gradients_per_image(model, graph, images, labels + 8)
+    assert_same(before, fingerprint(model))
+
+
+def test_what_is_refused():
+    model, images = network("digits_cnn")
+    graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
+    other, _ = network("digits_resnet")
+    with pytest.raises(ValueError, match="the graph is of another model"):
+        gate_gradients_per_image(other, graph, images, labels)
+    with pytest.raises(TypeError, match=r"model is 'digits_cnn', expected an nn\.Module"):
+        gate_gradients_per_image("digits_cnn", graph, images, labels)
+    with pytest.raises(ValueError, match="precision='half' is not one of"):
+        gate_gradients_per_image(model, graph, images, labels, precision="half")

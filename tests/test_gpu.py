@@ -1,4 +1,7 @@
-"""A GPU computes what a CPU does, at the cost promised. Skipped, and said so, without CUDA."""
+"""A GPU computes what a CPU does, at the cost promised. Skipped, and said so, without CUDA.
+
+What is asked of both kinds of device alike is in `test_devices.py`.
+"""
 
 import copy
 import time
@@ -19,9 +22,12 @@ pytestmark = pytest.mark.gpu
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def strict_float32():
-    """No TF32, which rounds to 10 bits and would hide a mistake of that size."""
+    """No TF32, which rounds to 10 bits and would hide a mistake of that size.
+
+    For the whole module, so that the fixtures of the module are made without it, too.
+    """
     found = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -99,14 +105,15 @@ def test_a_plan_applied_there_computes_what_the_masked_network_does():
 
 
 @pytest.fixture(scope="module")
-def resnet50():
+def resnet50(strict_float32):
     """A resnet50 as trained networks are, and 3 domains of 256 images of 224 pixels on the GPU."""
-    generator = torch.Generator("cuda").manual_seed(0)
     model = dg.build_model("resnet50", 10)
+    generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data.uniform_(0.2, 0.6)
-            module.bias.data.normal_(0, 0.1)
+            module.weight.data.uniform_(0.2, 0.6, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    generator = torch.Generator("cuda").manual_seed(0)
     model = model.cuda()
     data = {}
     for brightness, name in enumerate(("a", "b", "c"), 1):

@@ -1,11 +1,13 @@
-"""running.py: classes, modes and memory layout."""
+"""running.py: classes, modes, random states, place and memory layout."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 from dgprune_lite.models import build_model
-from dgprune_lite.running import count_classes, evaluating, layout_for, logits_of
+from dgprune_lite.running import count_classes, evaluating, in_dtype_of, layout_for, logits_of, move
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
@@ -29,6 +31,34 @@ def test_modes_come_back_module_by_module_also_after_an_error():
     with pytest.raises(TypeError), evaluating(model):
         model()
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
+
+
+@pytest.mark.parametrize(("place", "expected"), [("cpu", []), ("cuda:1", ["cuda:1"])])
+def test_the_random_state_of_the_networks_own_gpu_comes_back(monkeypatch, place, expected):
+    monkeypatch.setattr("dgprune_lite.running.device_of", lambda _: torch.device(place))
+    asked = []
+    monkeypatch.setattr(
+        torch.random, "fork_rng", lambda devices: nullcontext(asked.extend(map(str, devices)))
+    )
+    with evaluating(nn.Dropout()):
+        pass
+    assert asked == expected
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float64"])
+def test_a_network_is_not_moved_to_a_device_that_cannot_compute_so(precision):
+    model = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match=f"precision='{precision}'"):
+        move(model, "meta", precision)
+    assert model.weight.device.type == "cpu"
+    assert move(model, "meta", "float32") == model.weight.device == torch.device("meta")
+
+
+def test_images_take_the_type_of_the_weights():
+    images = torch.rand(1, 3)
+    assert in_dtype_of(nn.Linear(3, 2).double(), images).dtype == torch.float64
+    assert in_dtype_of(nn.Linear(3, 2), images) is images
+    assert in_dtype_of(nn.ReLU(), images) is images
 
 
 def test_only_our_own_networks_of_whole_blocks_store_channels_last():

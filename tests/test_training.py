@@ -4,6 +4,7 @@ import hashlib
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,7 @@ def prepared():
     model = network(dropout=0.5)
     model.eval()
     model[3].train()
+    model.insert(4, AlwaysDropping())
     model[0].weight.grad = torch.ones_like(model[0].weight)
     model.register_forward_hook(lambda *_: None)
     return model
@@ -298,6 +300,13 @@ def assert_as_found(left, right):
     assert left[5] == right[5]
     for a, b in zip(left[4], right[4], strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
+
+
+class AlwaysDropping(nn.Module):
+    """Draws random numbers in evaluation mode, too, as some networks do by mistake."""
+
+    def forward(self, x):
+        return F.dropout(x, 0.1)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -328,6 +337,22 @@ def test_left_as_found(action, fails):
     assert_as_found(before, found(model))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert random.getstate() == python_state
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_weights_stay_in_their_own_memory(fails):
+    """Also where they are laid out otherwise for training; others may share it."""
+    model = build_model("digits_cnn", 3, width=8)
+    train = {"a": domain(side=28), "b": domain(seed=1, side=28)}
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    alias, before = model.conv1.weight.data, model.conv1.weight.detach().clone()
+    if fails:
+        raising(model)
+    with pytest.raises(Boom) if fails else nullcontext():
+        fit(model, train, steps=2, batch_size=8)
+    assert places == [parameter.data_ptr() for parameter in model.parameters()]
+    assert torch.equal(alias, model.conv1.weight)
+    assert not torch.equal(alias, before)
 
 
 def test_it_trains_inside_no_grad():
@@ -385,6 +410,37 @@ def test_bad_domains(act):
         act({"a": TensorDataset(images.byte(), labels)})
     with pytest.raises(ValueError, match=r"domain 'b', .* label 5 lies outside \[0, 3\)"):
         act({"a": domain(), "b": TensorDataset(images, labels + 5)})
+
+
+def test_what_is_no_network():
+    with pytest.raises(TypeError, match=r"model is 'resnet18', expected an nn\.Module"):
+        fit("resnet18", domains(), steps=1)
+    with pytest.raises(TypeError, match=r"model is 'resnet18', expected an nn\.Module"):
+        recalibrate_batchnorm("resnet18", domains())
+
+
+def test_a_precision_refused_leaves_the_network_where_it_was():
+    model = network()
+    with pytest.raises(ValueError, match="precision='float16' needs a CUDA device, not 'meta'"):
+        fit(model, domains(), steps=1, device="meta", precision="float16")
+    assert model[0].weight.device.type == "cpu"
+
+
+def test_images_are_cast_to_the_type_of_the_weights():
+    wide = {
+        name: TensorDataset(part.tensors[0].double(), part.tensors[1])
+        for name, part in domains().items()
+    }
+
+    def risks(model, train):
+        history = fit(model, train, steps=3, batch_size=8)
+        recalibrate_batchnorm(model, train)
+        assert {value.dtype for value in model.parameters()} == {model[0].weight.dtype}
+        return history["loss"].tolist(), model[1].running_mean.tolist()
+
+    expected = risks(network(), domains())
+    assert risks(network(), wide) == expected
+    assert risks(network().double(), domains())[0] == pytest.approx(expected[0], rel=1e-4)
 
 
 def test_vrex_needs_two_domains():

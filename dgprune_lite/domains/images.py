@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from dgprune_lite.domains.splits import domain_permutation
 
@@ -212,7 +212,8 @@ def _seed(name: str, places: Sequence[int]) -> int:
 
 
 def _in_threads(function: Callable, *columns: Sequence[Any]) -> list:
-    if len(columns[0]) <= 1 or WORKERS == 1:
+    # A `DataLoader` with workers has as many processes as its caller wants to be busy.
+    if len(columns[0]) <= 1 or WORKERS == 1 or get_worker_info() is not None:
         return list(map(function, *columns))
     with ThreadPoolExecutor(min(WORKERS, len(columns[0]))) as pool:
         return list(pool.map(function, *columns))

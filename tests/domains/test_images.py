@@ -15,6 +15,8 @@ from dgprune_lite.domains import ImageDomain, fetch
 from dgprune_lite.domains import images as module
 from dgprune_lite.domains.images import MEAN, STD, balanced_places, draw_augmentation
 
+POOL = module.ThreadPoolExecutor
+
 
 def picture(seed: int) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -104,6 +106,28 @@ def test_one_thread_gives_the_same(augmented: ImageDomain, monkeypatch: pytest.M
     many = images(augmented, list(range(8)))
     monkeypatch.setattr(module, "WORKERS", 1)
     assert torch.equal(many, images(augmented, list(range(8))))
+
+
+class Threads(ImageDomain):
+    """Says with its labels how many threads have loaded the images of a batch."""
+
+    def __getitems__(self, places):
+        started = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "ThreadPoolExecutor", lambda n: started.append(n) or POOL(n))
+            found = super().__getitems__(places)
+        return [(image, len(started)) for image, _ in found]
+
+
+def test_a_worker_of_a_data_loader_opens_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORKERS", 4)
+    domain = Threads("photo", range(8), [0] * 8, picture, size=8)
+    pixels, pools = {}, {}
+    for workers in (0, 1):
+        pixels[workers], pools[workers] = next(iter(DataLoader(domain, 8, num_workers=workers)))
+    assert torch.equal(pixels[0], pixels[1])
+    assert pools[0].tolist() == [2] * 8  # once to decode, once to prepare
+    assert pools[1].tolist() == [0] * 8
 
 
 def test_images_are_decoded_only_when_asked_for() -> None:
