@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import pandas as pd
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that appears in one piece or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number: containers that share a folder have equal ones, threads always do.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -84,7 +86,8 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], dict[
         raise FileNotFoundError(
             f"no results in {str(path)!r}: make them with python -m dgprune_lite.study"
         )
-    first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    with path.open(encoding="utf-8") as file:  # str.splitlines would also split at U+2028
+        first, *lines = list(file) or [""]
     try:
         header = json.loads(first)["provenance"]
         expected, digest = header["lines"], header["sha256"]
