@@ -9,27 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from dgprune_lite import files
+
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that appears in one piece or not at all."""
+    """Write a file that appears in one piece or not at all, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process's number: containers that share a folder have equal ones, threads always do.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_atomically(path, text)
 
 
 def to_line(row: Mapping[str, Any]) -> str:
