@@ -56,11 +56,13 @@ def run_group(cells: Sequence[Cell], work: Path, device: str = "cpu") -> None:
     with _ONE_AT_A_TIME, one_thread():
         bench = None
         for cell in cells:
-            if cell_path(cell, work).is_file():
+            path = cell_path(cell, work)
+            if path.is_file():
                 continue  # another process was faster
             bench = bench or Bench(cell, work, device)
             row = run_cell(cell, bench) | {"made_with": environment(device)}
-            write_atomically(cell_path(cell, work), to_line(row))
+            if not path.is_file():  # the first result stays: it may have been collected since
+                write_atomically(path, to_line(row))
 
 
 def _begin_group(cells: Sequence[Cell], work: Path, device: str, name: str) -> None:

@@ -588,6 +588,18 @@ def test_who_comes_second_begins_with_what_no_other_has_begun(tmp_path, monkeypa
     assert not list((tmp_path / "claims").iterdir())
 
 
+def test_a_result_is_not_replaced_by_who_comes_second(tmp_path, monkeypatch):
+    path = study.cell_path(TINY, tmp_path)
+
+    def slower(cell, bench):
+        study.write_atomically(path, "the other's")
+        return {}
+
+    monkeypatch.setattr(study, "run_cell", slower)
+    study.run_group([TINY], tmp_path)
+    assert path.read_text() == "the other's"
+
+
 def test_a_run_that_was_killed_keeps_nobody_waiting(tmp_path):
     claim = tmp_path / "claims" / TINY.dense_id
     claim.parent.mkdir()
