@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the tables and how they were made")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # network, what
     settings = parser.parse_args()
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+    if on_gpu(settings) and not torch.cuda.is_available():
         parser.error(f"--device {settings.device}: PyTorch finds no CUDA device")
     check_precision(settings.precision, settings.device)
     torch.set_num_threads(1)
@@ -67,9 +67,10 @@ def main() -> None:
         "growth": growth_table(settings),
         "ablation": ablation_table(settings),
     }
-    if not settings.device.startswith("cuda"):
+    if not on_gpu(settings):
         tables["memory"] = memory_table(settings)
-    place = torch.cuda.get_device_name() if settings.device.startswith("cuda") else "1 thread, CPU"
+    gpu = torch.cuda.get_device_name(settings.device) if on_gpu(settings) else None
+    place = gpu or "1 thread, CPU"
     print(f"torch {torch.__version__}, {place}, {settings.precision}")
     print(f"median of {settings.rounds}, 2 domains of {settings.images} images unless it grows")
     for title, table in tables.items():
@@ -77,12 +78,17 @@ def main() -> None:
     if settings.output:
         names = ("rounds", "images", "batch_size", "device", "precision")
         shape = {name: getattr(settings, name) for name in names}
+        shape |= {"gpu": gpu} if gpu else {}  # the one that was used, which need not be the first
         write(settings.output, tables, ablation_images=ABLATION_IMAGES, seed=0, **shape)
+
+
+def on_gpu(settings: argparse.Namespace) -> bool:
+    return settings.device.startswith("cuda")
 
 
 def network(name: str, settings: argparse.Namespace) -> tuple[nn.Module, dict[str, TensorDataset]]:
     """A network with random weights, and random images of two domains."""
-    side = SIDE.get(name, 224 if settings.device.startswith("cuda") else 64)
+    side = SIDE.get(name, 224 if on_gpu(settings) else 64)
     model = dg.build_model(name, seed=0).to(settings.device)
     return model, domains(side, settings.images, 2, settings.device)
 
@@ -214,9 +220,12 @@ def peak(*arguments: object) -> float:
 
 def measure(rows: Rows, settings: argparse.Namespace, rounds: int | None = None) -> pd.DataFrame:
     """Seconds of every run: a column a run, a row a round, in which all are run in turn."""
-    on_gpu = settings.device.startswith("cuda")
-    clock = time.perf_counter if on_gpu else time.process_time
-    finish: Callable[[], object] = torch.cuda.synchronize if on_gpu else lambda: None
+    clock = time.perf_counter if on_gpu(settings) else time.process_time
+
+    def finish() -> None:
+        if on_gpu(settings):
+            torch.cuda.synchronize(settings.device)
+
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for number in range((rounds or settings.rounds) + 1):
         for name, run in rows.items():

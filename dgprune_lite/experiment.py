@@ -8,7 +8,9 @@ What this file is *not*: the list of experiments (``grids.py``), or what runs ma
 from __future__ import annotations
 
 import hashlib
+import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -137,7 +139,11 @@ def network_recipe(cell: Cell, split: Split) -> dict[str, Any]:
 
 
 def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> nn.Module:
-    """The trained network that a cell prunes, from the work folder or made there."""
+    """The trained network that a cell prunes, from the work folder or made there.
+
+    Where several processes train it at once, the one that is ready first decides: all of them go on
+    with its file, since on other hardware the weights come out a little different.
+    """
     path = work / "dense" / f"{cell.dense_id}.safetensors"
     recipe = network_recipe(cell, split)
     if not path.is_file():
@@ -152,9 +158,30 @@ def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> 
             vrex_lambda=cell.vrex_lambda,
             seed=cell.seed,
         )
-        write_atomically(path.with_suffix(".json"), to_line(_duration(start, processor)))
-        save_model(model, path, **recipe)
+        took = _duration(start, processor)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            save_model(model, temporary, **recipe)
+            if _publish(temporary, path):
+                write_atomically(path.with_suffix(".json"), to_line(took))
+        finally:
+            temporary.unlink(missing_ok=True)
     return load_model(path).to(device)
+
+
+def _publish(temporary: Path, path: Path) -> bool:
+    """Give a whole file its name unless there is one of that name; say whether it got it."""
+    try:
+        os.link(temporary, path)  # unlike os.replace, fails if the name is taken
+        return True
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links. What is left is a moment between look and rename.
+        if path.exists():
+            return False
+        os.replace(temporary, path)
+        return True
 
 
 def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+
 from dgprune_lite.scores import CRITERIA, NEEDS_STATISTICS
 
 RATIOS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8)
@@ -31,6 +33,8 @@ DENSE = (
 LATER = {"without": "", "vrex_lambda": 1.0}
 # What a cell shares with the unpruned network that it is compared to.
 CONTROL = (*DENSE, "finetune_steps", "finetune_lr", "schedule", "schedule_steps")
+# The settings that are real numbers: 1 and 1.0 are one value of them.
+FLOATS = ("pruning_ratio", "finetune_lr", "vrex_lambda")
 # The settings that are one of a few words.
 CHOICES = {
     "scope": ("uniform", "global", "global-normalized"),
@@ -97,13 +101,14 @@ class Cell:
     measure: str = "accuracy"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pruning_ratio", float(self.pruning_ratio))  # 0 and 0.0 are one
+        self._normalize()
         known = ["none", *CRITERIA]
         if self.criterion not in known:
             raise ValueError(f"criterion={self.criterion!r} is not one of {', '.join(known)}")
         if self.criterion == "none" and self.pruning_ratio != 0:
             raise ValueError(f"criterion 'none' prunes nothing, got ratio {self.pruning_ratio!r}")
-        if (self.scored_on in ("train", "val")) != (self.criterion in NEEDS_STATISTICS):
+        parts = ("train", "val") if self.criterion in NEEDS_STATISTICS else (None,)
+        if self.scored_on not in parts:
             raise ValueError(
                 f"scored_on={self.scored_on!r} does not go with criterion {self.criterion!r}: "
                 "'train' or 'val' for criteria that need statistics, None for the others"
@@ -118,6 +123,16 @@ class Cell:
                 "measure='ranking' neither prunes nor fine-tunes, got "
                 f"ratio {self.pruning_ratio!r} and {self.finetune_steps!r} steps"
             )
+
+    def _normalize(self) -> None:
+        """Make equal settings one: a number of NumPy's is Python's, 1 is 1.0 where it is a share.
+
+        Names of cells hold the numbers as they are written.
+        """
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            value = value.item() if isinstance(value, np.generic) else value
+            object.__setattr__(self, name, float(value) if name in FLOATS else value)
 
     @property
     def dense_id(self) -> str:

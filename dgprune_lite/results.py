@@ -15,19 +15,13 @@ from typing import Any
 
 import pandas as pd
 
+from dgprune_lite import files
+
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that appears in one piece or not at all."""
+    """Write a file that appears in one piece or not at all, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_atomically(path, text)
 
 
 def to_line(row: Mapping[str, Any]) -> str:
@@ -84,7 +78,8 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], dict[
         raise FileNotFoundError(
             f"no results in {str(path)!r}: make them with python -m dgprune_lite.study"
         )
-    first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    with path.open(encoding="utf-8") as file:  # str.splitlines would also split at U+2028
+        first, *lines = list(file) or [""]
     try:
         header = json.loads(first)["provenance"]
         expected, digest = header["lines"], header["sha256"]

@@ -3,7 +3,8 @@
 Cells that prune the same dense network are one task: the network is trained once and kept, traced
 once and measured once for all of them. Every cell writes its result to a file of its own, in one
 piece, and is skipped when that file is there. So the study can be killed at any point and started
-again, and several processes or machines can share a work folder.
+again, and several processes or machines can share a work folder: the first dense network to be
+ready is everybody's, and each takes what no other has begun before it helps with the rest.
 
     python -m dgprune_lite.study --help
 
@@ -14,12 +15,15 @@ What this file is *not*: the list of experiments (``grids.py``), what each does
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
+import random
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -40,16 +44,69 @@ def cell_path(cell: Cell, work: Path) -> Path:
     return work / "cells" / cell.dense_id / f"{cell.cell_id}.json"
 
 
+# The number of threads and the state of random numbers are the whole process's.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def run_group(cells: Sequence[Cell], work: Path, device: str = "cpu") -> None:
-    """Run the cells of one dense network that have no result yet, on one thread."""
-    with one_thread():
+    """Run the cells of one dense network that have no result yet, on one thread.
+
+    Calls from several threads of a process, such as a Dask worker's, wait for each other.
+    """
+    with _ONE_AT_A_TIME, one_thread():
         bench = None
         for cell in cells:
-            if cell_path(cell, work).is_file():
+            path = cell_path(cell, work)
+            if path.is_file():
                 continue  # another process was faster
             bench = bench or Bench(cell, work, device)
             row = run_cell(cell, bench) | {"made_with": environment(device)}
-            write_atomically(cell_path(cell, work), to_line(row))
+            if not path.is_file():  # the first result stays: it may have been collected since
+                write_atomically(path, to_line(row))
+
+
+def _begin_group(cells: Sequence[Cell], work: Path, device: str, name: str) -> None:
+    """Run a group unless another run has begun it: the first of a run's two turns at it."""
+    claim = _claim_path(cells[0], work)
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with claim.open("x", encoding="utf-8") as file:
+            file.write(name)
+    except FileExistsError:
+        if _holder(claim) != name:  # its own is there if a cluster gives a lost task out again
+            return
+    try:
+        run_group(cells, work, device)
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def _help_group(cells: Sequence[Cell], work: Path, device: str, name: str) -> None:
+    """Run what is left of a group that another run has begun: the second turn.
+
+    A claim is a hint and nobody waits for one, since whoever made it may have been killed. The
+    order is another in every run, so that two at the same group seldom run the same cell.
+    """
+    claim = _claim_path(cells[0], work)
+    if _holder(claim) != name:  # this run is at it itself
+        run_group(_shuffled(cells), work, device)
+        claim.unlink(missing_ok=True)
+
+
+def _shuffled(items: Sequence[Any]) -> list[Any]:
+    return random.Random().sample(items, len(items))  # seeded by the system: all runs differ
+
+
+def _claim_path(cell: Cell, work: Path) -> Path:
+    return work / "claims" / cell.dense_id
+
+
+def _holder(claim: Path) -> str:
+    """The name of the run that made a claim; "" if it is gone."""
+    try:
+        return claim.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 @contextmanager
@@ -73,7 +130,7 @@ def environment(device: str = "cpu") -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -94,7 +151,8 @@ def run(
         work: Folder for dense networks and results, shared by all processes.
         jobs: Processes. Each computes on one thread.
         backend: A backend of joblib: "loky" on this machine, "dask" on the cluster whose client
-            is active, "sequential" in this process.
+            is active, "sequential" in this process. Workers of a cluster should have one thread
+            each: a process computes one dense network's cells at a time.
         device: Where to compute, such as "cuda".
         progress: Whether to show a progress bar with the time left.
 
@@ -102,26 +160,53 @@ def run(
         How many cells were run.
 
     Raises:
-        ImportError: if joblib is not installed.
+        ImportError: if joblib is not installed or, for "dask", distributed.
     """
-    try:
-        import joblib
-    except ImportError as error:
-        raise ImportError("running a study needs joblib: pip install joblib") from error
-    work = Path(work)
+    _require_backend(backend)
+    import joblib
+
+    work, name = Path(work), uuid.uuid4().hex
     groups: dict[str, list[Cell]] = {}
     pending = [cell for cell in cells if not cell_path(cell, work).is_file()]
     for cell in pending:
         groups.setdefault(cell.dense_id, []).append(cell)
     if not pending:
         return 0
+    first = list(groups.values())
+    turns = [(_begin_group, group) for group in first]
+    turns += [(_help_group, group) for group in _shuffled(first)]
     with _progress_bar([cell_path(cell, work) for cell in pending], progress):
         choice = joblib.parallel_config(backend) if backend != "loky" else nullcontext()
         with choice:
-            joblib.Parallel(n_jobs=jobs)(
-                joblib.delayed(run_group)(group, work, device) for group in groups.values()
+            joblib.Parallel(n_jobs=jobs, batch_size=1)(
+                joblib.delayed(turn)(group, work, device, name) for turn, group in turns
             )
     return len(pending)
+
+
+def _require_backend(backend: str) -> None:
+    require("running a study", "joblib", extra="study")
+    if backend == "dask":
+        require("the backend 'dask'", "distributed", extra="dask")
+
+
+def require(what: str, *packages: str, extra: str) -> None:
+    """Raise an ImportError that says what to install if a package is missing.
+
+    Args:
+        what: What needs the packages, for the message.
+        packages: Their names.
+        extra: The extra of this package that brings them.
+
+    >>> require("arithmetic", "math", extra="study")
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f'{what} needs {package}: pip install "dgprune_lite[{extra}]"'
+            ) from error
 
 
 @contextmanager
@@ -207,11 +292,10 @@ def restore(
         How many cells were put back.
     """
     work = Path(work)
-    lines, header = read_rows(path)
-    done = {_names(cell_of(row)): row for row in lines}
+    collected, header = _collected(path)
     count = 0
     for cell in cells:
-        row, target = done.get(_names(cell)), cell_path(cell, work)
+        row, target = collected.get(_names(cell)), cell_path(cell, work)
         if row is not None and not target.is_file():
             made_with = header["made_with"][row["made_with"]]
             write_atomically(target, to_line({**asdict(cell), **row, "made_with": made_with}))
@@ -220,6 +304,14 @@ def restore(
         if cell.dense_id in header.get("dense", {}) and not times.is_file():
             write_atomically(times, to_line(header["dense"][cell.dense_id]))
     return count
+
+
+def _collected(
+    path: str | os.PathLike[str],
+) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, Any]]:
+    """The rows of a collected file by the names of their cells, and its header."""
+    rows, header = read_rows(path)
+    return {_names(cell_of(row)): row for row in rows}, header
 
 
 def _names(cell: Cell) -> tuple[str, str]:
@@ -265,7 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("grid", nargs="*", help="one or several, see below (default: book)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, help=f"processes ({os.cpu_count()}, or 1 if --device is a GPU)"
+    )
     parser.add_argument("--work", type=Path, default=Path(".study"), help="folder (%(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("book/results"), help="for results (%(default)s)"
@@ -274,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scheduler", help="address of a Dask scheduler whose machines share --work"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (%(default)s)")
     parser.add_argument("--collect", action="store_true", help="only write what is done so far")
     parser.add_argument("--dry-run", action="store_true", help="only say what there is to do")
     options = parser.parse_args(arguments)
@@ -282,34 +376,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         if name not in GRIDS:
             parser.error(f"unknown grid {name!r}; expected {', '.join(GRIDS)}")
-    cells = grid_cells(names)
-    for name in names:  # go on from what was collected before, here or elsewhere
-        if (found := options.output / f"{name}.jsonl").is_file():
-            restore(grid_cells([name]), options.work, found)
+    if options.jobs is None:  # processes would share a GPU and wait for each other
+        options.jobs = (os.cpu_count() or 1) if options.device == "cpu" else 1
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs} must be at least 1")
+    files = {name: options.output / f"{name}.jsonl" for name in names}
+    found = {name: path for name, path in files.items() if path.is_file()}
     if options.dry_run:
-        todo = [cell for cell in cells if not cell_path(cell, options.work).is_file()]
-        hours = estimated_hours(todo)
-        print(f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to do:")
-        print(
-            f"about {hours:.1f} process hours, {hours / options.jobs:.1f} hours on --jobs ", end=""
-        )
-        print(options.jobs)
+        print(_to_do(names, found.values(), options.work, options.jobs))
         return 0
+    if not options.collect:
+        try:
+            _require_backend(options.backend)
+        except ImportError as error:
+            parser.error(str(error))
+    for name, path in found.items():  # go on from what was collected before, here or elsewhere
+        restore(grid_cells([name]), options.work, path)
     if not options.collect:
         with _cluster(options.backend, options.scheduler, options.jobs):
             run(
-                cells,
+                grid_cells(names),
                 options.work.resolve(),
                 jobs=options.jobs,
                 backend=options.backend,
                 device=options.device,
             )
     for name in names:
-        path = options.output / f"{name}.jsonl"
         command = f"python -m dgprune_lite.study {name}"
-        done, planned = collect(grid_cells([name]), options.work, path, command)
-        print(f"{path}: {done} of {planned} cells", file=sys.stderr)
+        done, planned = collect(grid_cells([name]), options.work, files[name], command)
+        print(f"{files[name]}: {done} of {planned} cells", file=sys.stderr)
     return 0
+
+
+def _to_do(names: Sequence[str], collected: Iterable[Path], work: Path, jobs: int) -> str:
+    """What there is to do, in words; nothing is written."""
+    cells = grid_cells(names)
+    done = {key for path in collected for key in _collected(path)[0]}
+    todo = [c for c in cells if _names(c) not in done and not cell_path(c, work).is_file()]
+    hours = estimated_hours(todo)
+    return (
+        f"{len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to do:\n"
+        f"about {hours:.1f} process hours, {hours / jobs:.1f} hours on --jobs {jobs}"
+    )
 
 
 @contextmanager
@@ -320,8 +428,19 @@ def _cluster(backend: str, scheduler: str | None, jobs: int) -> Iterator[None]:
     from distributed import Client  # type: ignore[import-not-found,unused-ignore]
 
     where = {"address": scheduler} if scheduler else {"n_workers": jobs, "threads_per_worker": 1}
-    with Client(**where):
+    with Client(**where) as client:
+        _check_threads(client.nthreads())
         yield
+
+
+def _check_threads(threads: Mapping[str, int]) -> None:
+    """Refuse a cluster whose workers would have tasks wait for each other in one process."""
+    for worker, number in threads.items():
+        if number > 1:
+            raise ValueError(
+                f"worker {worker} has {number} threads, and a process computes on one: start it "
+                "with dask worker --nworkers ... --nthreads 1"
+            )
 
 
 if __name__ == "__main__":

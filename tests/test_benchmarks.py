@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "book" / "results").glob("*_benchmark.json"))
@@ -42,6 +45,16 @@ def test_the_benchmark_of_scoring_still_makes_such_a_file(tmp_path):
     old = json.loads((ROOT / "book/results/scoring_benchmark.json").read_text(encoding="utf-8"))
     new = json.loads((tmp_path / "new").read_text(encoding="utf-8"))
     assert shape_of(new) == shape_of(old)
+
+
+def test_the_benchmark_of_scoring_waits_for_the_gpu_that_it_uses(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    scoring = importlib.import_module("scoring")
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waited.append(device))
+    settings = argparse.Namespace(device="cuda:1", rounds=1)
+    assert len(scoring.measure({"nothing": lambda: None}, settings)) == 1
+    assert set(waited) == {"cuda:1"}
 
 
 def test_what_the_book_says_about_the_growth_of_costs_holds():

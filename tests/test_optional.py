@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import dgprune_lite
 from dgprune_lite import agreement, analysis, study
+from dgprune_lite.assignment import __main__ as assignment
+from dgprune_lite.assignment import protocol
+
+STUDY = r'pip install "dgprune_lite\[study\]"'
 
 
 @pytest.mark.parametrize(
@@ -19,10 +27,57 @@ from dgprune_lite import agreement, analysis, study
             lambda: agreement.rank_correlation({"sizes": {"a": 3}}, np.arange(3), np.arange(3)),
             "needs SciPy: pip install scipy",
         ),
-        ("joblib", lambda: study.run([], "unused"), "needs joblib: pip install joblib"),
+        ("joblib", lambda: study.run([], "unused"), f"a study needs joblib: {STUDY}"),
+        (
+            "distributed",
+            lambda: study.run([], "unused", backend="dask"),
+            r'distributed: pip install "dgprune_lite\[dask\]"',
+        ),
+        ("joblib", lambda: protocol.run({}, [], "unused"), f"submissions needs joblib: {STUDY}"),
     ],
 )
 def test_a_missing_package_is_named(missing, call, message, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("missing", "program", "arguments", "message"),
+    [
+        ("joblib", study, ["smoke"], f"a study needs joblib: {STUDY}"),
+        (
+            "distributed",
+            study,
+            ["smoke", "--backend", "dask"],
+            r'needs distributed: pip install "dgprune_lite\[dask\]"',
+        ),
+        ("joblib", assignment, ["--quick"], f"submissions needs joblib: {STUDY}"),
+        ("scipy", assignment, ["--quick"], f"submissions needs scipy: {STUDY}"),
+    ],
+)
+def test_a_program_names_what_is_missing_before_it_does_anything(
+    missing, program, arguments, message, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        program.main(arguments)
+    assert error.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_module_needs_an_optional_package_to_be_imported():
+    """Else a command line could not even say what is missing."""
+    optional = {"joblib", "scipy", "distributed", "datasets", "torch_pruning", "onnx", "timm"}
+    for path in Path(dgprune_lite.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in imports for alias in node.names}
+        names |= {
+            node.module or ""
+            for node in imports
+            if isinstance(node, ast.ImportFrom) and not node.level
+        }
+        assert not optional & {name.split(".")[0] for name in names}, path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -10,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -33,7 +36,7 @@ from dgprune_lite.grids import (
     grid_cells,
     variance_score,
 )
-from dgprune_lite.results import read_results, write_results
+from dgprune_lite.results import read_results, write_atomically, write_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "book" / "results").glob("*.jsonl"))
@@ -184,6 +187,8 @@ def test_a_cell_is_known_by_its_row_with_or_without_later_settings():
         ({"criterion": "none"}, r"prunes nothing, got ratio 0\.5"),
         ({"criterion": "fisher"}, "scored_on=None does not go with criterion 'fisher'"),
         ({"scored_on": "train"}, "'train' does not go with criterion 'l1'"),
+        ({"scored_on": "foo"}, "'foo' does not go with criterion 'l1'"),
+        ({"criterion": "fisher", "scored_on": "foo"}, "'foo' does not go with .* 'fisher'"),
         ({"scope": "local"}, "'local' is not one of uniform, global"),
         ({"statistics": "fancy"}, "'fancy' is not one of plain, masked, virtual"),
         ({"measure": "ranking"}, r"neither prunes nor fine-tunes, got ratio 0\.5 and 3 steps"),
@@ -193,6 +198,30 @@ def test_a_cell_is_known_by_its_row_with_or_without_later_settings():
 def test_a_cell_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+def test_a_cell_is_known_by_a_row_of_a_table():
+    for path in RESULTS[:2]:
+        frame, _ = read_results(path)
+        expected = [cell_of(row) for row in frame.head(3).to_dict("records")]
+        rows = [cell_of(frame.iloc[i]) for i in range(3)]
+        assert [(c.dense_id, c.cell_id) for c in rows] == [
+            (c.dense_id, c.cell_id) for c in expected
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("pruning_ratio", (0, 0.0, np.float64(0))),
+        ("finetune_lr", (1, 1.0, np.int64(1))),
+        ("vrex_lambda", (10, 10.0, np.float64(10))),
+        ("seed", (3, np.int64(3))),
+    ],
+)
+def test_equal_numbers_of_any_type_are_one_cell(name, values):
+    cells = [replace(TINY, **{name: value}) for value in values]
+    assert len({(cell.dense_id, cell.cell_id) for cell in cells}) == 1
 
 
 # --- One cell -----------------------------------------------------------------------------
@@ -504,6 +533,138 @@ def test_the_dense_network_read_is_the_one_trained(tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+@pytest.fixture(params=["hard links", "no hard links"])
+def links(request, monkeypatch):
+    if request.param == "no hard links":
+
+        def refuse(*_):
+            raise PermissionError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+
+
+def test_of_two_who_train_a_dense_network_both_go_on_with_the_first(tmp_path, monkeypatch, links):
+    """As on two kinds of hardware: the other's weights differ, and are ready a moment before."""
+    split = dg.leave_one_domain_out(tiny_domains(), "c", 0)
+    path = tmp_path / "dense" / f"{TINY.dense_id}.safetensors"
+    other = dg.build_model("digits_cnn", 10, width=4, seed=99)
+
+    def fit(*arguments, **settings):
+        dg.save_model(other, path, name="digits_cnn", width=4)
+        study.write_atomically(path.with_suffix(".json"), "the other's")
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    model = dense_network(TINY, split, tmp_path)
+    for found in (model, dg.load_model(path)):
+        assert torch.equal(found.conv1.weight, other.conv1.weight)
+    assert path.with_suffix(".json").read_text() == "the other's"
+    assert sorted(path.parent.iterdir()) == [path.with_suffix(".json"), path]
+
+
+def test_a_dense_network_is_kept_with_its_times(tmp_path, links):
+    split = dg.leave_one_domain_out(tiny_domains(), "c", 0)
+    dense_network(TINY, split, tmp_path)
+    names = {path.suffix for path in (tmp_path / "dense").iterdir()}
+    assert names == {".json", ".safetensors"}
+
+
+def test_who_comes_second_begins_with_what_no_other_has_begun(tmp_path, monkeypatch):
+    """While one run is at a network, another does the rest, and that network last."""
+    cells = [replace(TINY, test_env=env, pruning_ratio=r) for env in "abc" for r in (0.3, 0.5)]
+    order = []
+
+    def spy(group, work, device):
+        order.append(group[0].test_env)
+        if order == ["a"]:  # the second run starts while the first is at its first network
+            study.run(cells, tmp_path, backend="sequential", progress=False)
+        for cell in group:
+            study.write_atomically(study.cell_path(cell, work), "{}")
+
+    monkeypatch.setattr(study, "run_group", spy)
+    study.run(cells, tmp_path, backend="sequential", progress=False)
+    assert order[:3] == ["a", "b", "c"]
+    assert "a" in order[3:]  # by the second run, which cannot know whether the first goes on
+    assert all(study.cell_path(cell, tmp_path).is_file() for cell in cells)
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_a_result_is_not_replaced_by_who_comes_second(tmp_path, monkeypatch):
+    path = study.cell_path(TINY, tmp_path)
+
+    def slower(cell, bench):
+        study.write_atomically(path, "the other's")
+        return {}
+
+    monkeypatch.setattr(study, "run_cell", slower)
+    study.run_group([TINY], tmp_path)
+    assert path.read_text() == "the other's"
+
+
+def test_a_run_that_was_killed_keeps_nobody_waiting(tmp_path):
+    claim = tmp_path / "claims" / TINY.dense_id
+    claim.parent.mkdir()
+    claim.write_text("killed long ago")
+    assert study.run([TINY], tmp_path, backend="sequential", progress=False) == 1
+    assert study.cell_path(TINY, tmp_path).is_file()
+    assert not claim.exists()
+
+
+def test_a_task_that_a_cluster_gives_out_again_is_done(tmp_path):
+    """Its worker was lost: the claim is this run's own, and nobody else would see to it."""
+    claim = tmp_path / "claims" / TINY.dense_id
+    claim.parent.mkdir()
+    claim.write_text("this run")
+    study._begin_group([TINY], tmp_path, "cpu", "this run")
+    assert study.cell_path(TINY, tmp_path).is_file()
+
+
+def test_threads_of_one_process_compute_one_after_another(tmp_path, monkeypatch):
+    """As on a Dask worker with several: the number of threads is the whole process's."""
+    inside, most = [], []
+
+    def slow(cell, *_):
+        inside.append(cell)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.remove(cell)
+        raise KeyError(cell.seed)
+
+    monkeypatch.setattr(study, "Bench", slow)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        cells = [replace(TINY, seed=seed) for seed in range(4)]
+        done = [pool.submit(study.run_group, [cell], tmp_path) for cell in cells]
+    assert [type(each.exception()) for each in done] == [KeyError] * 4
+    assert max(most) == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_cluster_with_several_threads_a_worker_is_refused():
+    study._check_threads({"tcp://one:1": 1})
+    with pytest.raises(ValueError, match=r"worker tcp://two:1 has 4 threads.*--nthreads 1"):
+        study._check_threads({"tcp://one:1": 1, "tcp://two:1": 4})
+
+
+def test_writers_of_one_process_do_not_meet(tmp_path):
+    """Nor those of processes with one number, as in containers that share a folder."""
+    path, texts = tmp_path / "r.json", [letter * 20_000 for letter in "abcd"]
+
+    def write(text):
+        for _ in range(20):
+            write_atomically(path, text)
+            assert path.read_text() in texts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, texts))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_row_may_hold_any_character(tmp_path):
+    rows = [{"name": "x\u2028y\x85z\r\n\x1e"}, {"name": "second"}]
+    write_results(tmp_path / "r.jsonl", rows, {})
+    assert read_results(tmp_path / "r.jsonl")[0].to_dict("records") == rows
+
+
 # --- The command line ---------------------------------------------------------------------
 
 
@@ -523,6 +684,38 @@ def test_dry_run_counts_and_help_lists_the_grids(tmp_path, capsys):
     with pytest.raises(SystemExit):
         study.main(["bok"])
     assert "unknown grid 'bok'" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing_and_counts_what_was_collected(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(GRIDS, "smoke", ("tiny", tiny_cells))
+    where = ["--output", str(tmp_path / "out")]
+    study.run(tiny_cells()[:2], tmp_path / "work", backend="sequential", progress=False)
+    study.main(["smoke", "--collect", "--work", str(tmp_path / "work"), *where])
+    elsewhere = tmp_path / "another machine"
+    assert study.main(["smoke", "--dry-run", "--work", str(elsewhere), *where]) == 0
+    count = len(tiny_cells())
+    assert f"{count} cells, 2 done, {count - 2} to do" in capsys.readouterr().out
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [([], 7), (["--device", "cuda"], 1), (["--device", "cuda:1", "--jobs", "3"], 3)],
+)
+def test_a_gpu_is_not_shared_unless_one_says_so(tmp_path, monkeypatch, arguments, jobs):
+    asked = {}
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(study, "run", lambda *_, **settings: asked.update(settings))
+    where = ["--work", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert study.main(["smoke", *arguments, *where]) == 0
+    assert asked["jobs"] == jobs
+    with pytest.raises(SystemExit):
+        study.main(["smoke", "--jobs", "0", *where])
+
+
+def test_the_gpu_that_is_named_is_the_one_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"name of {device}")
+    assert study.environment("cuda:1")["device"] == "name of cuda:1"
 
 
 def test_main_runs_and_collects(tmp_path, monkeypatch, capsys):

@@ -22,7 +22,7 @@ from dgprune_lite.assignment.protocol import (
 from dgprune_lite.assignment.runner import Limits
 from dgprune_lite.grids import ENVIRONMENTS, Cell
 from dgprune_lite.results import write_atomically
-from dgprune_lite.study import environment
+from dgprune_lite.study import environment, require
 
 TEMPLATE = Path(__file__).with_name("template.py")
 # To see whether a submission runs: seconds instead of minutes, and numbers that mean nothing.
@@ -105,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_template(options.template)
             print(f"wrote {options.template}; run it by: {parser().prog} {options.template}")
             return 0
+        # Before hours of work, not after them: the board needs SciPy.
+        require("scoring submissions", "joblib", "scipy", extra="study")
         submissions = collect_submissions(options.submissions)
         limits = Limits(options.time_limit, options.memory_limit)
         settings = QUICK if options.quick else {}
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if unknown
                 else "--jobs must be at least 1 and --seeds at least 0"
             )
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser().error(str(error))
     controls = networks(
         dict.fromkeys(options.seeds), dataset=options.dataset, test_envs=options.test_envs,

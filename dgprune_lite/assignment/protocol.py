@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 from torch import nn
 
 from dgprune_lite import study
@@ -157,7 +156,13 @@ def run(
     Returns:
         The :class:`Outcome`. A submission that fails is among its problems and keeps no other
         from being run.
+
+    Raises:
+        ImportError: if joblib is not installed.
     """
+    study.require("scoring submissions", "joblib", extra="study")
+    import joblib
+
     work, everyone = Path(work).resolve(), {**baseline_submissions(baselines), **submissions}
     study.run(controls, work, jobs=jobs, progress=progress)
     parts = joblib.Parallel(n_jobs=jobs)(
