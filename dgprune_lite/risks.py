@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from dgprune_lite.ablation import ablated_losses
 from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.domains import batches
-from dgprune_lite.gates import check_graph, gate_gradient, gate_gradients_per_image
+from dgprune_lite.gates import check_graph, gate_gradient, image_gate_gradients
 from dgprune_lite.running import check_model, check_precision, evaluating, layout_for
 
 Order = Literal["first", "fisher", "exact"]
@@ -271,7 +271,7 @@ def _batch_statistics(
             model, graph, images, labels, where=where, precision=precision
         )
     else:
-        losses, per_image = gate_gradients_per_image(
+        losses, per_image = image_gate_gradients(
             model, graph, images, labels, where=where, precision=precision
         )
         gradient, fisher = per_image.sum(0), (per_image**2).sum(0)
