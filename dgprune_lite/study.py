@@ -205,7 +205,7 @@ def require(what: str, *packages: str, extra: str) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise ImportError(
-                f'{what} needs {package}: pip install "dgprune_lite[{extra}]"'
+                f'{what} needs {package}: pip install {package} (or "dgprune-lite[{extra}]")'
             ) from error
 
 

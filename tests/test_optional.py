@@ -15,7 +15,7 @@ from dgprune_lite import agreement, analysis, study
 from dgprune_lite.assignment import __main__ as assignment
 from dgprune_lite.assignment import protocol
 
-STUDY = r'pip install "dgprune_lite\[study\]"'
+STUDY = r'pip install (joblib|scipy) .or "dgprune-lite\[study\]"'
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ STUDY = r'pip install "dgprune_lite\[study\]"'
         (
             "distributed",
             lambda: study.run([], "unused", backend="dask"),
-            r'distributed: pip install "dgprune_lite\[dask\]"',
+            r"distributed: pip install distributed",
         ),
         ("joblib", lambda: protocol.run({}, [], "unused"), f"submissions needs joblib: {STUDY}"),
     ],
@@ -50,7 +50,7 @@ def test_a_missing_package_is_named(missing, call, message, monkeypatch):
             "distributed",
             study,
             ["smoke", "--backend", "dask"],
-            r'needs distributed: pip install "dgprune_lite\[dask\]"',
+            r"needs distributed: pip install distributed",
         ),
         ("joblib", assignment, ["--quick"], f"submissions needs joblib: {STUDY}"),
         ("scipy", assignment, ["--quick"], f"submissions needs scipy: {STUDY}"),
