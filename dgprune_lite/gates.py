@@ -28,7 +28,9 @@ from dgprune_lite.running import (
 
 
 def check_graph(model: nn.Module, graph: ChannelGraph) -> None:
-    """Raise ValueError unless ``graph`` could come from ``model``."""
+    """Raise TypeError unless ``graph`` is one, ValueError unless it could come from ``model``."""
+    if not isinstance(graph, ChannelGraph):
+        raise TypeError(f"graph is {graph!r:.80}, expected what trace_channels(model, ...) gives")
     shapes = {name: layer.weight_shape for name, layer in graph.layers.items()}
     if problem := misfit(model, shapes):
         raise ValueError(

@@ -156,7 +156,7 @@ def domain_statistics(
         progress: Whether to show a progress bar.
 
     Raises:
-        TypeError: Something else than a network, or than a dict of data sets.
+        TypeError: Something else than a network, its graph, or a dict of data sets.
         ValueError: No or empty domains, images or labels that do not fit, a loss that is not
             finite (names domain and batch), a graph of another model, a precision that the
             device cannot compute in, or order "exact" in another precision than float32 (it

@@ -70,7 +70,7 @@ def score(
         Group name to float64 (filters,); high means keep.
 
     Raises:
-        TypeError: ``model`` is no network.
+        TypeError: ``model`` is no network, or ``graph`` no graph.
         ValueError: Unknown criterion, missing statistics, fewer than two domains where a
             variance needs them, statistics or graph of another model, a score that is not finite.
 

@@ -162,6 +162,8 @@ def test_an_unknown_criterion_names_the_nearest(case):
 
 
 def test_no_model_is_named(case):
+    with pytest.raises(TypeError, match=r"graph is 'resnet18', expected what trace_channels"):
+        dg.score("l1", torch.nn.Conv2d(3, 2, 3), "resnet18")
     with pytest.raises(TypeError, match=r"model is 'resnet18', expected an nn\.Module"):
         dg.score("l1", "resnet18", case[1])
 
