@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import Split, batches
 from dgprune_lite.running import (
-    Precision,
     check_model,
     count_classes,
     device_of,
@@ -38,7 +37,7 @@ def evaluate(
     *,
     batch_size: int = 512,
     device: torch.device | str | None = None,
-    precision: Precision = "float32",
+    precision: str = "float32",
     workers: int = 0,
 ) -> pd.DataFrame:
     """Measure a network on every domain, in evaluation mode and without gradients.

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["float32", "bfloat16", "float16"]
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """The precisions other than float32, in which autocast runs what bears it."""
 

@@ -28,7 +28,6 @@ from dgprune_lite.checks import (
 )
 from dgprune_lite.domains import check_batch, count, read, to_device
 from dgprune_lite.running import (
-    Precision,
     check_model,
     device_of,
     evaluating,
@@ -60,7 +59,7 @@ def fit(
     max_shift: int = 2,
     seed: int = 0,
     device: torch.device | str | None = None,
-    precision: Precision = "float32",
+    precision: str = "float32",
     workers: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
