@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import dgprune_lite as dg
 
@@ -22,6 +22,20 @@ EACH = [
     pytest.param(name, marks=[pytest.mark.slow] if name in ("vgg11_bn", "mobilenet_v2") else [])
     for name in NETWORKS
 ]
+
+
+class FromDisk(Dataset):
+    """Reads one image after another, as from files, some noise on each."""
+
+    def __init__(self, dataset, noise=0.0):
+        self.dataset, self.noise = dataset, noise
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        image, label = self.dataset[index]
+        return image + self.noise * torch.rand_like(image), int(label)
 
 
 class PlainCNN(nn.Module):

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from networks import assert_same, domains, fingerprint, network
+from networks import FromDisk, assert_same, domains, fingerprint, network
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
 
@@ -113,22 +113,8 @@ def test_random_states_are_left_as_found(device):
     assert_same(changed, fingerprint(drawing))
 
 
-class Read(Dataset):
-    """Reads one image after another, as from files."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        image, label = self.dataset[index]
-        return image, int(label)
-
-
 def test_a_worker_reads_what_is_trained_and_measured_with(device):
-    data = {name: Read(part) for name, part in few().items()}
+    data = {name: FromDisk(part) for name, part in few().items()}
     found = []
     for workers in (0, 1):
         model, _ = there(device)

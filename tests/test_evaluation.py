@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 import torch
+from networks import FromDisk
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from dgprune_lite.domains import Split
 from dgprune_lite.evaluation import evaluate, expected_calibration_error, summarize
@@ -154,20 +155,6 @@ def test_bad_data():
     nan = TensorDataset(torch.full((2, 3, 6, 6), float("nan")), torch.zeros(2).long())
     with pytest.raises(ValueError, match="logits for domain 'b', batch 0 are NaN or infinite"):
         evaluate(network(), {"a": images_of(2), "b": nan})
-
-
-class FromDisk(Dataset):
-    """Reads one image after another, as from files."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        image, label = self.dataset[index]
-        return image, int(label)
 
 
 def test_workers_change_nothing():

@@ -1,4 +1,7 @@
-"""PyTorch's switches for less than float32: off inside, as found afterwards."""
+"""PyTorch's switches for less than float32: off inside, as found afterwards.
+
+The newer names of the switches came with PyTorch 2.9; the tests run with the pinned version.
+"""
 
 import pytest
 import torch
@@ -8,8 +11,6 @@ from torch import nn
 import dgprune_lite as dg
 from dgprune_lite.ablation import ablated_losses
 from dgprune_lite.exactness import full_float32
-
-NEWER = hasattr(torch.backends.cudnn, "conv")
 
 
 def switches():
@@ -24,7 +25,7 @@ def switches():
             found[name] = read()
         except RuntimeError:
             found[name] = "mixed"
-    for place in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul") if NEWER else ():
+    for place in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul"):
         backend, operation = place.split(".")
         found[place] = getattr(getattr(torch.backends, backend), operation).fp32_precision
     return found
@@ -58,16 +59,15 @@ OLD = [by_default, tf32_everywhere, medium]
 NEW = [by_the_newer_names, for_all_backends]
 
 
-@pytest.fixture(params=OLD + NEW * NEWER, ids=lambda setting: setting.__name__)
+@pytest.fixture(params=OLD + NEW, ids=lambda setting: setting.__name__)
 def setting(request):
     """A way to allow less than float32; torch's defaults are put back afterwards."""
     request.param()
     yield request.param
-    if NEWER:
-        torch.backends.fp32_precision = "none"
-        for operation in ("matmul", "conv", "rnn"):
-            getattr(torch.backends.mkldnn, operation).fp32_precision = "none"
-        torch.backends.cuda.matmul.fp32_precision = "none"
+    torch.backends.fp32_precision = "none"
+    for operation in ("matmul", "conv", "rnn"):
+        getattr(torch.backends.mkldnn, operation).fp32_precision = "none"
+    torch.backends.cuda.matmul.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
     assert switches()["cudnn"] is True
@@ -90,7 +90,6 @@ def test_off_inside_and_as_found_afterwards(setting, error):
     assert switches() == before
 
 
-@pytest.mark.skipif(not NEWER, reason="since PyTorch 2.9")
 def test_what_followed_the_setting_for_all_backends_still_does():
     try:
         for_all_backends()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import EACH, assert_same, domains, fingerprint, network
+from networks import EACH, FromDisk, assert_same, domains, fingerprint, network
 from scipy.stats import spearmanr
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 import dgprune_lite as dg
 from dgprune_lite.ablation import ablated_losses
@@ -160,20 +160,6 @@ def test_out_of_memory_goes_on_with_smaller_chunks_and_says_so_once():
     model.register_forward_pre_hook(lambda *_: too_large(model, [range(7)]))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         dg.domain_statistics(model, graph, data, batch_size=3)
-
-
-class FromDisk(Dataset):
-    """Reads one image after another, as from files, some noise on each."""
-
-    def __init__(self, dataset, noise=0.0):
-        self.dataset, self.noise = dataset, noise
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        image, label = self.dataset[index]
-        return image + self.noise * torch.rand_like(image), int(label)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import FromDisk
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
@@ -179,8 +180,10 @@ def test_precisions_that_are_refused():
 # --- the same numbers again -----------------------------------------------------------------------
 
 SCRIPT = """
+import sys
 import torch
-from tests.test_training import trained_to_the_bit
+sys.path.insert(0, "tests")
+from test_training import trained_to_the_bit
 torch.set_num_threads({threads})
 torch.manual_seed(99)
 print(trained_to_the_bit())
@@ -198,7 +201,7 @@ def test_bit_for_bit_in_a_fresh_process():
     script = SCRIPT.format(threads=torch.get_num_threads())
     fresh = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[1],  # where `tests` and `dgprune_lite` are
+        cwd=Path(__file__).parents[1],  # where tests/ and dgprune_lite/ are
         capture_output=True,
         text=True,
         check=True,
@@ -206,23 +209,9 @@ def test_bit_for_bit_in_a_fresh_process():
     assert fresh.stdout.strip() == trained_to_the_bit()
 
 
-class Noisy(Dataset):
-    """Reads one image after another and adds noise, as augmentation does."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        image, label = self.dataset[index]
-        return image + 0.1 * torch.rand_like(image), int(label)
-
-
 def test_workers_change_nothing():
     def trained(workers, seed=0):
-        train = {name: Noisy(dataset) for name, dataset in domains().items()}
+        train = {name: FromDisk(dataset, noise=0.1) for name, dataset in domains().items()}
         model = network(dropout=0.3)
         fit(model, train, steps=3, batch_size=8, workers=workers, seed=seed)
         recalibrate_batchnorm(model, train, batch_size=16, workers=workers)
@@ -233,7 +222,7 @@ def test_workers_change_nothing():
 
 
 def test_an_error_in_a_worker_is_told():
-    class Broken(Noisy):
+    class Broken(FromDisk):
         def __getitem__(self, index):
             if index == 7:
                 raise ValueError("image 7 is cut short")
