@@ -45,9 +45,7 @@ def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
         )
 
 
-def named_domains(
-    data: object, argument: str, kind: str = "domain", example: str = "split.train"
-) -> dict[str, Dataset]:
+def named_domains(data: object, argument: str, example: str = "split.train") -> dict[str, Dataset]:
     """Return what an argument holds as a dict of domain name to dataset, or say what it is."""
     if not isinstance(data, Mapping):
         raise TypeError(
@@ -55,12 +53,14 @@ def named_domains(
             f"dataset, such as {example}"
         )
     if not data:
-        raise ValueError(f"no {kind} given; expected at least one, such as {example}")
+        raise ValueError(
+            f"{argument}={{}} holds no domain; expected one or more, as {example} does"
+        )
     return dict(data)
 
 
 def sources(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    train = named_domains(train, "train", "source domain")
+    train = named_domains(train, "train")
     taken = [name for name in train if name in ("step", "loss")]
     if taken:
         raise ValueError(

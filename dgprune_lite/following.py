@@ -22,7 +22,7 @@ from dgprune_lite.channel_ids import Propagation, Value, values_of
 from dgprune_lite.channel_rules import apply_rule
 from dgprune_lite.copying import copy_network
 from dgprune_lite.quick_shapes import quick_result
-from dgprune_lite.running import device_of
+from dgprune_lite.running import device_of, gpus_of
 from dgprune_lite.tracing import ONE_AT_A_TIME, asking_modes, symbolic_graph, training_graph
 
 
@@ -40,16 +40,11 @@ def follow(model: nn.Module, inputs: tuple[Tensor, ...]) -> Following:
         ValueError: The model cannot be traced (names the place), does not accept the inputs, or
             cannot be copied.
     """
-    with ONE_AT_A_TIME, torch.random.fork_rng(devices=_gpus(model)), torch.no_grad():
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=gpus_of(model)), torch.no_grad():
         try:
             return _follow_copy(model, inputs, meta=True)
         except Exception:  # the code may need numbers: see whether it runs with them
             return _follow_copy(model, inputs, meta=False)
-
-
-def _gpus(model: nn.Module) -> list[int]:
-    """The CUDA devices that the model is on, whose random numbers it may draw."""
-    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
 
 
 def _follow_copy(model: nn.Module, inputs: tuple[Tensor, ...], meta: bool) -> Following:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.channels import ChannelGraph, trace_channels
+from dgprune_lite.checks import named_domains
 from dgprune_lite.plans import PruningPlan, make_plan
 from dgprune_lite.risks import Order, domain_statistics
 from dgprune_lite.running import check_model
@@ -223,11 +224,7 @@ def example_for(
 
 def first_image(model: nn.Module, data: Mapping[str, Dataset[Any]]) -> Tensor:
     """The first image of the first domain as a batch, where and as precise as the model is."""
-    if not isinstance(data, Mapping):
-        raise TypeError(f"data is {data!r:.80}, expected a dict of domain name to data set")
-    if not data:
-        raise ValueError("data={} holds no domain: pass a dict of domain name to data set")
-    name: str = next(iter(data))
+    name = next(iter(named_domains(data, "data")))
     dataset: Any = data[name]
     try:
         image = dataset[0][0]

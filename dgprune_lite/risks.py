@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from dgprune_lite.ablation import ablated_losses
 from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import batches
 from dgprune_lite.gates import check_graph, gate_gradient, image_gate_gradients
 from dgprune_lite.running import check_model, check_precision, evaluating, layout_for
@@ -176,10 +177,7 @@ def domain_statistics(
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
     check_model(model)
-    if not isinstance(data, Mapping):
-        raise TypeError(f"data is {data!r:.80}, expected a dict of domain name to data set")
-    if not data:
-        raise ValueError("data={} holds no domain: pass a dict of domain name to data set")
+    named_domains(data, "data")
     check_graph(model, graph)
     if not graph.num_filters:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())

@@ -105,14 +105,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def gpus_of(model: nn.Module) -> list[torch.device]:
-    """Return the GPU that a network is on, whose random state it may change; [] on a CPU.
+    """Return the GPUs that a network is on, whose random states it may change; [] on a CPU.
 
     Example:
         >>> gpus_of(nn.Linear(3, 2))
         []
     """
-    place = device_of(model)
-    return [place] if place.type == "cuda" else []
+    found = {parameter.device for parameter in model.parameters()}
+    return sorted((place for place in found if place.type == "cuda"), key=str)
 
 
 def move(model: nn.Module, device: torch.device | str | None, precision: str) -> torch.device:

@@ -319,4 +319,4 @@ def test_random_numbers_of_the_models_gpus_are_put_back(monkeypatch):
     places = [SimpleNamespace(device=torch.device(d)) for d in ("cuda:1", "cpu", "cuda:0")]
     monkeypatch.setattr(following, "_follow_copy", lambda *_, **__: None)
     following.follow(SimpleNamespace(parameters=lambda: places), (images,))
-    assert asked == [[], [0, 1]]
+    assert asked == [[], [torch.device("cuda:0"), torch.device("cuda:1")]]

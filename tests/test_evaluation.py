@@ -146,7 +146,7 @@ def test_the_model_is_left_as_found_also_after_an_error(label):
 
 
 def test_bad_data():
-    with pytest.raises(ValueError, match="no domain given"):
+    with pytest.raises(ValueError, match=r"data=\{\} holds no domain"):
         evaluate(network(), {})
     with pytest.raises(ValueError, match="domain 'a' has no images"):
         evaluate(network(), {"a": TensorDataset(torch.zeros(0, 3, 6, 6), torch.zeros(0).long())})

@@ -1,6 +1,7 @@
 """running.py: classes, modes, random states, place and memory layout."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,14 +34,19 @@ def test_modes_come_back_module_by_module_also_after_an_error():
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
-@pytest.mark.parametrize(("place", "expected"), [("cpu", []), ("cuda:1", ["cuda:1"])])
-def test_the_random_state_of_the_networks_own_gpu_comes_back(monkeypatch, place, expected):
-    monkeypatch.setattr("dgprune_lite.running.device_of", lambda _: torch.device(place))
-    asked = []
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [((), []), (("cpu",), []), (("cuda:1", "cpu", "cuda:0", "cuda:1"), ["cuda:0", "cuda:1"])],
+)
+def test_the_random_states_of_the_networks_own_gpus_come_back(monkeypatch, places, expected):
+    """Without a GPU: which random states are asked for."""
+    model, asked = nn.Dropout(), []
+    stored = [SimpleNamespace(device=torch.device(place)) for place in places]
+    monkeypatch.setattr(model, "parameters", lambda: iter(stored))
     monkeypatch.setattr(
         torch.random, "fork_rng", lambda devices: nullcontext(asked.extend(map(str, devices)))
     )
-    with evaluating(nn.Dropout()):
+    with evaluating(model):
         pass
     assert asked == expected
 
