@@ -1,9 +1,33 @@
 """Settings for all tests."""
 
+import pretended
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--pretended-gpu",
+        action="store_true",
+        help="run on a pretended GPU the tests that only ask for the fixture gpu",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--pretended-gpu"):
+        pretended.register()
+
+
+@pytest.fixture
+def gpu(request):
+    """The device to test on: "cuda", or the pretended one of `pretended.py`."""
+    if not request.config.getoption("--pretended-gpu"):
+        yield "cuda"
+        return
+    with pretended.Pretending():
+        yield pretended.NAME
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +40,8 @@ def sample_work(tmp_path_factory):
 
 
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+    pretending = item.config.getoption("--pretended-gpu") and "gpu" in item.fixturenames
+    if item.get_closest_marker("gpu") and not (pretending or torch.cuda.is_available()):
         pytest.skip("needs a CUDA device (run `make test-gpu` on a machine with one)")
 
 

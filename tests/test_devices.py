@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
+from dgprune_lite.variants import masked_statistics
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-pytestmark = pytest.mark.parametrize("device", DEVICES)
+
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request, gpu):
+    return gpu if request.param == "gpu" else request.param
 
 
 def few(images=8):
@@ -139,4 +142,36 @@ def test_save_and_load(device, layout, tmp_path):
     )
     assert places(loaded) == {"cpu"}
     for name, value in small.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.cpu())
+
+
+def test_images_may_lie_where_the_network_does(device):
+    model, images = there(device)
+    data = {
+        name: TensorDataset(*(tensor.to(device) for tensor in part.tensors))
+        for name, part in few().items()
+    }
+    graph = dg.trace_channels(model, images.to(device))
+    for order in ("first", "fisher"):
+        here, far = (
+            dg.domain_statistics(model, graph, part, order=order) for part in (few(), data)
+        )
+        torch.testing.assert_close(far.gradient_sum, here.gradient_sum, rtol=1e-4, atol=1e-6)
+    masked = masked_statistics(model, graph, data, folds=2, repeats=1)
+    assert masked.fisher.shape == (2, graph.num_filters)
+    small, plan = dg.prune(model, data)
+    dg.recalibrate_batchnorm(small, data)
+    dg.fit(small, data, steps=2, batch_size=4, algorithm="VREx")
+    here, far = (dg.evaluate(small, part)["risk"].tolist() for part in (few(), data))
+    assert far == pytest.approx(here, rel=1e-4)
+    assert dg.check_exact(model, plan.apply(model), plan, graph, images.to(device)) < 1e-3
+
+
+def test_saved_weights_come_back_on_the_cpu(device, tmp_path):
+    recipe = {"name": "digits_cnn", "num_classes": 10, "width": 8}
+    model = dg.build_model(**recipe).to(device)
+    dg.save_model(model, tmp_path / "dense.safetensors", **recipe)
+    loaded = dg.load_model(tmp_path / "dense.safetensors")
+    assert places(loaded) == {"cpu"}
+    for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.cpu())

@@ -1,9 +1,11 @@
 """A GPU computes what a CPU does, at the cost promised. Skipped, and said so, without CUDA.
 
-What is asked of both kinds of device alike is in `test_devices.py`.
+What is asked of both kinds of device alike is in `test_devices.py`. Tests that ask for the fixture
+`gpu` can run on a pretended one, too.
 """
 
 import copy
+import itertools
 import time
 
 import pytest
@@ -34,16 +36,21 @@ def strict_float32():
     torch.backends.cudnn.allow_tf32 = found
 
 
-def pair(name, dtype=torch.float64):
+def pair(name, gpu, dtype=torch.float64):
     """The same network on the CPU and on the GPU, and its data on the CPU."""
     here, example = network(name, dtype)
-    return here, copy.deepcopy(here).cuda(), example, domains(dtype=dtype, side=example.shape[-1])
+    return here, copy.deepcopy(here).to(gpu), example, domains(dtype=dtype, side=example.shape[-1])
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "resnet18", "plain_cnn"])
-def test_scoring(name, order):
-    here, there, example, data = pair(name)
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        *itertools.product(["digits_cnn", "digits_resnet", "plain_cnn"], ORDERS),
+        *itertools.product(["resnet18"], ["first", "fisher"]),  # ablation takes minutes on a CPU
+    ],
+)
+def test_scoring(gpu, name, order):
+    here, there, example, data = pair(name, gpu)
     data = {domain: TensorDataset(*(t[:6] for t in part.tensors)) for domain, part in data.items()}
     graph = dg.trace_channels(here, example)
     before = fingerprint(there)
@@ -59,8 +66,8 @@ def test_scoring(name, order):
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_evaluation_and_recalibration():
-    here, there, _, data = pair("digits_resnet")
+def test_evaluation_and_recalibration(gpu):
+    here, there, _, data = pair("digits_resnet", gpu)
     for model in (here, there):
         assert dg.recalibrate_batchnorm(model, data, batch_size=32) > 0
     for name, value in here.state_dict().items():
@@ -70,8 +77,8 @@ def test_evaluation_and_recalibration():
 
 
 @pytest.mark.parametrize("algorithm", ["ERM", "VREx"])
-def test_training(algorithm):
-    here, there, _, data = pair("digits_cnn", torch.float32)
+def test_training(gpu, algorithm):
+    here, there, _, data = pair("digits_cnn", gpu, torch.float32)
     one, other = (
         dg.fit(model, data, steps=5, lr=1e-3, batch_size=8, algorithm=algorithm)
         for model in (here, there)
@@ -92,16 +99,16 @@ def test_training_in_half_precision_learns(precision):
     assert half["risk"].tolist() == pytest.approx(full["risk"].tolist(), rel=0.05)
 
 
-def test_a_plan_applied_there_computes_what_the_masked_network_does():
-    here, there, example, data = pair("resnet18")
-    graph = dg.trace_channels(there, example.cuda())
+def test_a_plan_applied_there_computes_what_the_masked_network_does(gpu):
+    here, there, example, data = pair("resnet18", gpu)
+    graph = dg.trace_channels(there, example.to(gpu))
     stats = dg.domain_statistics(there, graph, data)
     plan = dg.plan_pruning(graph, dg.score("risk_variance", there, graph, stats), 0.5)
     small = plan.apply(there)
-    assert next(small.parameters()).is_cuda
-    assert dg.check_exact(there, small, plan, graph, example.cuda()) < 1e-9
+    assert next(small.parameters()).device.type == gpu
+    assert dg.check_exact(there, small, plan, graph, example.to(gpu)) < 1e-9
     with torch.no_grad():
-        torch.testing.assert_close(small(example.cuda()).cpu(), plan.apply(here)(example))
+        torch.testing.assert_close(small(example.to(gpu)).cpu(), plan.apply(here)(example))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +218,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(resnet50):
     assert spearmanr(found.fisher[0], expected.fisher[0]).statistic > 0.99
 
 
-def test_an_example_on_the_cpu_does_for_a_model_on_the_gpu():
+def test_an_example_on_the_cpu_does_for_a_model_on_the_gpu(gpu):
     class ByNumbers(torch.nn.Module):
         """An index of numbers: followed with the real weights, where they are."""
 
@@ -223,11 +230,11 @@ def test_an_example_on_the_cpu_does_for_a_model_on_the_gpu():
         def forward(self, x):
             return self.out(self.conv(x)[:, :, self.rows].relu().mean((2, 3)))
 
-    model, example = ByNumbers().cuda(), torch.rand(1, 3, 28, 28)
+    model, example = ByNumbers().to(gpu), torch.rand(1, 3, 28, 28)
     torch.backends.cudnn.allow_tf32 = True  # as by default: the fixture puts it back
-    before = torch.cuda.get_rng_state()
+    before = fingerprint(model)
     assert dg.trace_channels(model, example).groups["conv"].size == 4
     small, _ = dg.prune(model, domains(images=4), "l1", 0.5, example_inputs=example)
     assert small.conv.out_channels == 2
-    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert_same(before, fingerprint(model))
     assert torch.backends.cudnn.allow_tf32

@@ -551,9 +551,9 @@ def test_a_strided_1x1_convolution_with_few_channels_trains():
 
 
 @pytest.mark.gpu
-def test_cuda():
+def test_gpu(gpu):
     model = network(dropout=0.1)
-    history = fit(model, domains(), steps=60, lr=2e-2, batch_size=8, device="cuda")
-    assert next(model.parameters()).is_cuda
+    history = fit(model, domains(), steps=60, lr=2e-2, batch_size=8, device=gpu)
+    assert next(model.parameters()).device.type == gpu
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     assert recalibrate_batchnorm(model, domains()) == 1
