@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.domains import to_device
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.tracing import symbolic_graph
 
@@ -119,7 +120,7 @@ class _Ablation(fx.Interpreter):
         return layer is not None and layer.in_units is not None
 
     def _masked(self, node: fx.Node, value: Tensor, unit: int) -> Tensor:
-        if node.name not in self.units:
+        if node.name not in self.units:  # once, not for every filter: a GPU is kept waiting
             self.units[node.name] = self.channels.node_units[node.name].to(value.device)
         return value.masked_fill(self.units[node.name] == unit, 0)
 
@@ -127,8 +128,9 @@ class _Ablation(fx.Interpreter):
         """A layer's stored output less the contribution of one filter's channels."""
         module, (source,) = self.fetch_attr(str(node.target)), node.all_input_nodes
         layer = self.channels.layers[str(node.target)]
-        columns = torch.from_numpy(layer.in_units == unit).nonzero()[:, 0]
         before, value = self.env[source], self.env[node]
+        columns = torch.from_numpy(layer.in_units == unit).nonzero()[:, 0]
+        columns = to_device(columns, value.device)
         if layer.kind == "linear":
             part = before[..., columns] @ module.weight[:, columns].T
         elif module.groups == 1 and not module.transposed:
@@ -163,6 +165,7 @@ class _WholeRuns(fx.Interpreter):
         super().__init__(model, graph=code)
         self.channels = graph
         self.unit = NO_FILTER  # which is missing
+        self.units: dict[str, Tensor] = {}  # of each gated layer's channels, on its device
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         (self.images,) = args
@@ -177,7 +180,9 @@ class _WholeRuns(fx.Interpreter):
         result = super().call_module(target, args, kwargs)
         if target in self.channels.gates:
             layer = self.channels.layers[target]
-            missing = torch.from_numpy(layer.out_units == self.unit).to(result.device)
+            if target not in self.units:
+                self.units[target] = torch.from_numpy(layer.out_units).to(result.device)
+            missing = self.units[target] == self.unit
             axes = 0 if layer.kind == "linear" else result.ndim - 2
             result = result.masked_fill(missing.reshape(-1, *[1] * axes), 0)
         return result

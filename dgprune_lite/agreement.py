@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dgprune_lite.analysis import PAIR, method_name
+from dgprune_lite.optional import require
 from dgprune_lite.pruning import kept_filters
 
 Network = dict[str, Any]
@@ -75,17 +76,16 @@ def rank_correlation(
         network: From :func:`networks`.
         one: float (M,).
         other: float (M,).
-        given: float (M,), to be held fixed: the partial correlation, of what its ranks leave
-            unexplained of the others'.
+        given: float (M,). With it, the partial rank correlation: that of ``one`` and ``other``
+            after the ranks of ``given`` are regressed out of both.
 
     >>> network = {"sizes": {"conv1": 3, "conv2": 2}}
     >>> round(rank_correlation(network, np.array([1, 2, 3, 9, 8]), np.array([4, 5, 6, 2, 1])), 6)
     1.0
     """
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise ImportError("the rank correlation needs SciPy: pip install scipy") from error
+    require("the rank correlation", "scipy", extra="study")
+    from scipy import stats
+
     found = []
     for part in _groups(network):
         r = stats.spearmanr(one[part], other[part]).statistic

@@ -18,6 +18,7 @@ import pandas as pd
 
 from dgprune_lite.domains import nearest_name
 from dgprune_lite.grids import CONTROL, LATER
+from dgprune_lite.optional import require
 
 BASELINES = ("l1", "bn_scale", "fpgm", "taylor", "fisher")
 """The standard criteria; "random" is a floor, not a standard."""
@@ -259,10 +260,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
     """Two-sided p-value of the Wilcoxon signed-rank test; 1 if no pair differs."""
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise ImportError("the Wilcoxon test needs SciPy: pip install scipy") from error
+    require("the Wilcoxon test", "scipy", extra="study")
+    from scipy import stats
+
     array = np.round(np.asarray(differences, dtype=float), 9)  # ties must be ties
     return float(stats.wilcoxon(array).pvalue) if array.any() else 1.0
 

@@ -26,12 +26,12 @@ from torch.utils.data import Dataset, TensorDataset
 from dgprune_lite.channels import trace_channels
 from dgprune_lite.domains import count, fetch, nearest_name
 from dgprune_lite.experiment import Bench
+from dgprune_lite.files import write_atomically
 from dgprune_lite.gates import gated
 from dgprune_lite.grids import DENSE, ENVIRONMENTS, Cell
 from dgprune_lite.models import build_model
 from dgprune_lite.plots import criterion_style
 from dgprune_lite.pruning import kept_filters
-from dgprune_lite.results import write_atomically
 from dgprune_lite.running import evaluating
 from dgprune_lite.scores import NEEDS_STATISTICS
 from dgprune_lite.study import environment
@@ -110,7 +110,7 @@ def export(
         "networks": networks,
     }
     lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-    write_atomically(Path(path), BEGIN + "{\n" + ",\n".join(lines) + "\n}" + END)
+    write_atomically(path, BEGIN + "{\n" + ",\n".join(lines) + "\n}" + END)
     return Path(path)
 
 

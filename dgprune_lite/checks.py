@@ -1,4 +1,4 @@
-"""What training and evaluation refuse, and how they say so.
+"""What training, scoring and evaluation refuse, and how they say so.
 
 What this file is *not*: a part of the method.
 """

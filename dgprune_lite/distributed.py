@@ -32,8 +32,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from dgprune_lite.channels import ChannelGraph
+from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import count
+from dgprune_lite.gates import check_graph
 from dgprune_lite.risks import DomainStatistics, Order, beside, domain_statistics
+from dgprune_lite.running import check_model
 
 
 def distributed_statistics(
@@ -61,7 +64,8 @@ def distributed_statistics(
         options: ``batch_size``, ``precision``, ``workers``, ``progress``, as there.
 
     Raises:
-        ValueError: As :func:`~dgprune_lite.risks.domain_statistics`, in the process that finds it.
+        TypeError, ValueError: As :func:`~dgprune_lite.risks.domain_statistics`, in the process that
+            finds it.
         RuntimeError: In all processes, if an error was raised in another one (which it names), or
             if they do not have the same weights, domains and numbers of images.
 
@@ -78,6 +82,9 @@ def distributed_statistics(
     error: Exception | None = None
     task: Any = None
     try:
+        check_model(model)
+        check_graph(model, graph)
+        named_domains(data, "data")
         task = (order, graph.num_filters, _checksum(model))
         task += tuple((name, count(dataset, name)) for name, dataset in data.items())
         mine = _share(model, graph, data, order, group, options)
@@ -95,8 +102,6 @@ def _share(
     options: dict[str, Any],
 ) -> DomainStatistics:
     """The statistics of this process's images; zeros for a domain of which it has none."""
-    if not data:
-        return domain_statistics(model, graph, data)  # which says what is missing
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     parts = []
     for name, dataset in data.items():

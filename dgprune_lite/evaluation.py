@@ -187,16 +187,16 @@ def _predict(
     loop = batches(dataset, batch_size, domain=name, device=place, workers=workers)
     for images, labels in loop:
         images = in_dtype_of(model, images).contiguous(memory_format=layout)
-        labels = labels.cpu()
         if classes is None:
             classes = count_classes(model, images[:1])
+        logits = logits_of(model, images, precision).cpu().double()  # (batch, classes)
+        labels = labels.cpu()  # after the forward pass, for which a GPU would wait
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
             wrong = int(labels[(labels < 0) | (labels >= classes)][0])
             raise ValueError(
                 f"domain {name!r} has the label {wrong}, but the model tells {classes} classes "
                 f"apart; expected labels from 0 to {classes - 1}"
             )
-        logits = logits_of(model, images, precision).cpu().double()  # (batch, classes)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError(
                 f"the logits for domain {name!r}, batch {len(kept)} are NaN or infinite; "

@@ -7,6 +7,7 @@ what :func:`~dgprune_lite.verification.check_exact` lets pass as rounding.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,25 +22,34 @@ def full_float32() -> Iterator[None]:
     """Compute float32 in float32 for a `with` block: no TF32, no bfloat16 inside of matmuls.
 
     PyTorch's switches are put back afterwards, error or not. They are global to the process, so
-    other threads compute in full float32 meanwhile, too.
+    other threads compute in full float32 meanwhile, too, and of several such blocks at a time the
+    last to end puts them back.
 
     >>> with full_float32():
     ...     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     (False, False)
     """
     switches = _switches()
-    found = [switch.state() for switch in switches]
+    with _LOCK:
+        _BLOCKS.append([switch.state() for switch in switches])
     try:
-        for switch in switches:
-            if switch.state() not in (_MIXED, *switch.full):
-                switch.write(switch.full[0])
+        with _LOCK:
+            for switch in switches:
+                if switch.state() not in (_MIXED, *switch.full):
+                    switch.write(switch.full[0])
         yield
-    finally:  # in the same order: the older names change what the newer ones say
-        for switch, value in zip(switches, found, strict=True):
-            if value not in (_MIXED, switch.state()):
-                switch.write(value)
+    finally:
+        with _LOCK:
+            found, *inner = _BLOCKS
+            _BLOCKS[:] = [found] * len(inner)  # whichever block ends last, it is put back
+            if not inner:  # in the same order: the older names change what the newer ones say
+                for switch, value in zip(switches, found, strict=True):
+                    if value not in (_MIXED, switch.state()):
+                        switch.write(value)
 
 
+_LOCK = threading.Lock()
+_BLOCKS: list[list[Any]] = []  # what was found before each block that has not ended
 _MIXED = "mixed"  # an older name that PyTorch refuses to read, as the program uses the newer ones
 
 

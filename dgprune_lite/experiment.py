@@ -8,9 +8,7 @@ What this file is *not*: the list of experiments (``grids.py``), or what runs ma
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -33,10 +31,11 @@ from dgprune_lite.domains import (
     nearest_name,
 )
 from dgprune_lite.evaluation import evaluate, summarize
+from dgprune_lite.files import write_atomically
 from dgprune_lite.grids import Cell
 from dgprune_lite.models import build_model, load_model, save_model
 from dgprune_lite.pruning import PruningPlan, kept_filters, make_plan, plan_pruning
-from dgprune_lite.results import to_line, write_atomically
+from dgprune_lite.results import to_line
 from dgprune_lite.risks import DomainStatistics, Order, domain_statistics
 from dgprune_lite.scores import NEEDS_STATISTICS, normalize_groups, score
 from dgprune_lite.training import fit, recalibrate_batchnorm
@@ -147,7 +146,6 @@ def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> 
     path = work / "dense" / f"{cell.dense_id}.safetensors"
     recipe = network_recipe(cell, split)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         start, processor = time.perf_counter(), time.process_time()
         model = build_model(**recipe, seed=cell.seed).to(device)
         fit(
@@ -159,29 +157,10 @@ def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> 
             seed=cell.seed,
         )
         took = _duration(start, processor)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            save_model(model, temporary, **recipe)
-            if _publish(temporary, path):
-                write_atomically(path.with_suffix(".json"), to_line(took))
-        finally:
-            temporary.unlink(missing_ok=True)
+        # The times first: a network without them would stay so for good.
+        write_atomically(path.with_suffix(".json"), to_line(took), replace=False)
+        save_model(model, path, **recipe, replace=False)
     return load_model(path).to(device)
-
-
-def _publish(temporary: Path, path: Path) -> bool:
-    """Give a whole file its name unless there is one of that name; say whether it got it."""
-    try:
-        os.link(temporary, path)  # unlike os.replace, fails if the name is taken
-        return True
-    except FileExistsError:
-        return False
-    except OSError:
-        # A file system without hard links. What is left is a moment between look and rename.
-        if path.exists():
-            return False
-        os.replace(temporary, path)
-        return True
 
 
 def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:

@@ -7,26 +7,36 @@ from pathlib import Path
 from uuid import uuid4
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Replace a file by new content, so that others see the old file or the new one, never a part.
+def write_atomically(
+    path: str | os.PathLike[str], content: str | bytes, *, replace: bool = True
+) -> bool:
+    """Write a file so that others see all of it or none, never a part.
 
-    The content goes to a hidden file beside it, which is moved over it once all is on the disk.
-    Several writers may write the same path, in threads, processes or machines: the last one wins.
+    The content goes to a hidden file beside it, which gets its name once all is on the disk.
+    Several writers may write the same path, in threads, processes or machines: the last one wins,
+    or with ``replace=False`` the first.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file; its folder is made if it is not there.
         content: Bytes, or text, which is written as UTF-8 with its line ends as they are.
+        replace: Whether to replace a file of that name; else it stays.
+
+    Returns:
+        Whether it was written.
 
     Raises:
         OSError: It cannot be written; what was there before is still there, and nothing else.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_atomically(Path(folder, "seeds.txt"), "0 1 2")
-    ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
-    [('seeds.txt', '0 1 2')]
+    ...     path = Path(folder, "seeds.txt")
+    ...     write_atomically(path, "0 1 2"), write_atomically(path, "3", replace=False)
+    ...     path.read_text()
+    (True, False)
+    '0 1 2'
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # unique on shared disks, too
     try:
@@ -34,6 +44,24 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if not replace:
+            return _name_first(temporary, path)
         os.replace(temporary, path)
+        return True
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name_first(temporary: Path, path: Path) -> bool:
+    """Give a whole file its name unless there is one of that name; say whether it got it."""
+    try:
+        os.link(temporary, path)  # unlike os.replace, fails if the name is taken
+        return True
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links. What is left is a moment between look and rename.
+        if path.exists():
+            return False
+        os.replace(temporary, path)
+        return True

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dgprune_lite.channels import ChannelGraph, filters_first, misfit
+from dgprune_lite.domains import to_device
 from dgprune_lite.running import (
     HALF,
     check_model,
@@ -309,7 +310,8 @@ def gated(
         units = torch.from_numpy(graph.layers[name].out_units)
         gate = torch.ones(len(units), dtype=output.dtype)
         gate[units >= 0] = values.detach().cpu().to(output.dtype)[units[units >= 0]]
-        return output * along_channels(gate.to(output.device), output, graph.layers[name].kind)
+        gate = to_device(gate, output.device)
+        return output * along_channels(gate, output, graph.layers[name].kind)
 
     with gate_hooks(model, graph, put_gate):
         yield

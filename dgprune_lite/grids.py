@@ -33,8 +33,6 @@ DENSE = (
 LATER = {"without": "", "vrex_lambda": 1.0}
 # What a cell shares with the unpruned network that it is compared to.
 CONTROL = (*DENSE, "finetune_steps", "finetune_lr", "schedule", "schedule_steps")
-# The settings that are real numbers: 1 and 1.0 are one value of them.
-FLOATS = ("pruning_ratio", "finetune_lr", "vrex_lambda")
 # The settings that are one of a few words.
 CHOICES = {
     "scope": ("uniform", "global", "global-normalized"),
@@ -129,10 +127,11 @@ class Cell:
 
         Names of cells hold the numbers as they are written.
         """
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             value = value.item() if isinstance(value, np.generic) else value
-            object.__setattr__(self, name, float(value) if name in FLOATS else value)
+            value = float(value) if each.type == "float" else value
+            object.__setattr__(self, each.name, value)
 
     @property
     def dense_id(self) -> str:

@@ -277,6 +277,7 @@ def save_model(
     num_classes: int = 10,
     width: int | None = None,
     in_channels: int = 3,
+    replace: bool = True,
 ) -> None:
     """Write a network that `build_model` made: weights as safetensors, its recipe as JSON within.
 
@@ -285,11 +286,12 @@ def save_model(
 
     Args:
         model: the network, whose weights fit `build_model` called with the settings below.
-        path: the file to write, replaced if it is there.
+        path: the file to write.
         name: as given to `build_model`.
         num_classes: as given to `build_model`.
         width: as given to `build_model`.
         in_channels: as given to `build_model`.
+        replace: whether to replace a file of that name; else it stays as it is.
 
     Raises:
         ValueError: if the weights do not fit that recipe.
@@ -315,7 +317,7 @@ def save_model(
         recipe["in_channels"] = in_channels
     _check_fit(state, build_model(**recipe), "the model to save", recipe)
     metadata = {"format": f"dgprune_lite-model-{CHECKPOINT_FORMAT}", "recipe": json.dumps(recipe)}
-    write_atomically(path, to_safetensors(state, metadata))
+    write_atomically(path, to_safetensors(state, metadata), replace=replace)
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:

@@ -16,7 +16,7 @@ from dgprune_lite.channels import ChannelGraph, trace_channels
 from dgprune_lite.checks import named_domains
 from dgprune_lite.plans import PruningPlan, make_plan
 from dgprune_lite.risks import Order, domain_statistics
-from dgprune_lite.running import check_model
+from dgprune_lite.running import check_model, device_of, in_dtype_of
 from dgprune_lite.scores import NEEDS_STATISTICS, score
 from dgprune_lite.selection import check_ratio, check_scores, kept_filters, make_limits
 from dgprune_lite.surgery import Cut
@@ -208,22 +208,21 @@ def example_for(
 ) -> Tensor | tuple[Tensor, ...]:
     """The example, else the first image of ``data``, where and as precise as the model is."""
     if example_inputs is None:
-        return first_image(model, data)
-    like = next(model.parameters(), None)
+        example_inputs = first_image(data)
 
     def bring(value: Tensor) -> Tensor:
-        if like is None or not isinstance(value, Tensor):  # trace_channels says what is wrong
+        if not isinstance(value, Tensor):  # trace_channels says what is wrong
             return value
-        dtype = like.dtype if value.is_floating_point() else value.dtype  # numbers of words stay
-        return value.to(like.device, dtype)
+        value = value.to(device_of(model))
+        return in_dtype_of(model, value) if value.is_floating_point() else value  # or numbers
 
     if isinstance(example_inputs, tuple):
         return tuple(bring(value) for value in example_inputs)
     return bring(example_inputs)
 
 
-def first_image(model: nn.Module, data: Mapping[str, Dataset[Any]]) -> Tensor:
-    """The first image of the first domain as a batch, where and as precise as the model is."""
+def first_image(data: Mapping[str, Dataset[Any]]) -> Tensor:
+    """The first image of the first domain as a batch."""
     name = next(iter(named_domains(data, "data")))
     dataset: Any = data[name]
     try:
@@ -235,8 +234,7 @@ def first_image(model: nn.Module, data: Mapping[str, Dataset[Any]]) -> Tensor:
         ) from error
     if not isinstance(image, Tensor):
         raise TypeError(f"data[{name!r}] holds images of type {type(image).__name__}, not tensors")
-    like = next(model.parameters(), image)
-    return image[None].to(like.device, like.dtype)
+    return image[None]
 
 
 def score_on(

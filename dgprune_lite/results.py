@@ -15,13 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgprune_lite import files
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that appears in one piece or not at all, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, text)
+from dgprune_lite.files import write_atomically
 
 
 def to_line(row: Mapping[str, Any]) -> str:
@@ -48,7 +42,7 @@ def write_results(
     """
     lines = [to_line(row) for row in rows]
     header = {**provenance, "lines": len(lines), "sha256": _digest(lines)}
-    write_atomically(Path(path), to_line({"provenance": header}) + "".join(lines))
+    write_atomically(path, to_line({"provenance": header}) + "".join(lines))
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -31,7 +31,14 @@ from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import batches
 from dgprune_lite.gates import check_graph, gate_gradient, image_gate_gradients
-from dgprune_lite.running import check_model, check_precision, evaluating, layout_for
+from dgprune_lite.running import (
+    check_model,
+    check_precision,
+    device_of,
+    evaluating,
+    in_dtype_of,
+    layout_for,
+)
 
 Order = Literal["first", "fisher", "exact"]
 ORDERS: tuple[Order, ...] = ("first", "fisher", "exact")
@@ -151,7 +158,8 @@ def domain_statistics(
         batch_size: Images a pass; no influence on the result but rounding. Where they do not fit
             into a GPU's memory, half as many are taken, and so on, with a warning.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
-            autocast. Losses, gate gradients and sums are float32 or float64 in any case.
+            autocast. Losses and sums are float32 or float64 in any case; in half precision what
+            is summed for a filter was rounded to it.
         workers: Processes that read images from data sets not held in memory; 0 for none. No
             influence on the result.
         progress: Whether to show a progress bar.
@@ -182,8 +190,8 @@ def domain_statistics(
     if not graph.num_filters:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
         raise ValueError(f"no filter of this network can be removed exactly ({reasons})")
-    like = next(model.parameters())
-    check_precision(precision, like.device)
+    place = device_of(model)
+    check_precision(precision, place)
     if order == "exact" and precision != "float32":
         raise ValueError(
             f"precision={precision!r} with order='exact': removing one filter changes the risk by "
@@ -194,12 +202,12 @@ def domain_statistics(
     with evaluating(model):
         for name, dataset in data.items():
             total = None
-            loop = batches(dataset, batch_size, domain=name, device=like.device, workers=workers)
+            loop = batches(dataset, batch_size, domain=name, device=place, workers=workers)
             for number, (images, labels) in enumerate(
                 tqdm(loop, desc=f"{order} statistics, {name}", disable=not progress)
             ):
                 where = f"domain {name!r}, batch {number}"
-                images = images.to(like.dtype, memory_format=layout)
+                images = in_dtype_of(model, images).contiguous(memory_format=layout)
                 measure = partial(
                     _batch_statistics, model, graph,
                     domain=name, order=order, where=where, precision=precision,

@@ -127,14 +127,12 @@ def move(model: nn.Module, device: torch.device | str | None, precision: str) ->
         Where the network is then.
 
     Raises:
-        TypeError: if `model` is no network.
         ValueError: as `check_precision`; the network is then where it was.
 
     Example:
         >>> move(nn.Linear(3, 2), None, "float32")
         device(type='cpu')
     """
-    check_model(model)
     check_precision(precision, device_of(model) if device is None else device)
     if device is not None:
         model.to(device)

@@ -15,7 +15,6 @@ What this file is *not*: the list of experiments (``grids.py``), what each does
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -35,8 +34,10 @@ import torch
 from tqdm.auto import tqdm
 
 from dgprune_lite.experiment import Bench, run_cell
+from dgprune_lite.files import write_atomically
 from dgprune_lite.grids import GRIDS, Cell, cell_of, grid_cells
-from dgprune_lite.results import read_rows, to_line, write_atomically, write_results
+from dgprune_lite.optional import require
+from dgprune_lite.results import read_rows, to_line, write_results
 
 
 def cell_path(cell: Cell, work: Path) -> Path:
@@ -61,8 +62,8 @@ def run_group(cells: Sequence[Cell], work: Path, device: str = "cpu") -> None:
                 continue  # another process was faster
             bench = bench or Bench(cell, work, device)
             row = run_cell(cell, bench) | {"made_with": environment(device)}
-            if not path.is_file():  # the first result stays: it may have been collected since
-                write_atomically(path, to_line(row))
+            # The first result stays: it may have been collected since.
+            write_atomically(path, to_line(row), replace=False)
 
 
 def _begin_group(cells: Sequence[Cell], work: Path, device: str, name: str) -> None:
@@ -157,7 +158,7 @@ def run(
         progress: Whether to show a progress bar with the time left.
 
     Returns:
-        How many cells were run.
+        How many cells had no result at the start; all have one now.
 
     Raises:
         ImportError: if joblib is not installed or, for "dask", distributed.
@@ -188,25 +189,6 @@ def _require_backend(backend: str) -> None:
     require("running a study", "joblib", extra="study")
     if backend == "dask":
         require("the backend 'dask'", "distributed", extra="dask")
-
-
-def require(what: str, *packages: str, extra: str) -> None:
-    """Raise an ImportError that says what to install if a package is missing.
-
-    Args:
-        what: What needs the packages, for the message.
-        packages: Their names.
-        extra: The extra of this package that brings them.
-
-    >>> require("arithmetic", "math", extra="study")
-    """
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f'{what} needs {package}: pip install {package} (or "dgprune-lite[{extra}]")'
-            ) from error
 
 
 @contextmanager
@@ -298,11 +280,11 @@ def restore(
         row, target = collected.get(_names(cell)), cell_path(cell, work)
         if row is not None and not target.is_file():
             made_with = header["made_with"][row["made_with"]]
-            write_atomically(target, to_line({**asdict(cell), **row, "made_with": made_with}))
-            count += 1
+            line = to_line({**asdict(cell), **row, "made_with": made_with})
+            count += write_atomically(target, line, replace=False)
         times = _dense_times(cell, work)
         if cell.dense_id in header.get("dense", {}) and not times.is_file():
-            write_atomically(times, to_line(header["dense"][cell.dense_id]))
+            write_atomically(times, to_line(header["dense"][cell.dense_id]), replace=False)
     return count
 
 

@@ -27,7 +27,7 @@ class Cut:
 
 
 BLOCK = 2**18
-"""How many weights are gathered at a time: few enough for the cache, and to need no memory."""
+"""How many weights are gathered at a time: few enough for the cache, and to need little memory."""
 
 
 def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:

@@ -8,7 +8,7 @@ checkpoints and early stopping. It never sees the unseen domain, and it stops wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -158,16 +158,14 @@ def fit(
             parameters, lr=lr, weight_decay=weight_decay, fused=place.type in ("cpu", "cuda")
         )
         scaler = torch.amp.GradScaler(place.type, enabled=precision == "float16")
-        pin = place.type == "cuda"
-        loader = read(train, orders, workers=workers, seed=seed, pin=pin)
+        loader = read(train, orders, workers=workers, seed=seed, device=place)
         for step in _progress(steps, progress):
             parts = next(loader)
             for name, part in parts.items():
                 where = f"domain {name!r}, step {step + 1}"
                 check_batch(*part, where=where, shape=shape, num_classes=classes)
-            # Each domain by itself, since a batch put together here would lie in unpinned memory.
-            images = torch.cat([to_device(images, place) for images, _ in parts.values()])
-            labels = torch.cat([to_device(labels, place) for _, labels in parts.values()])
+            images = _together((images for images, _ in parts.values()), place)
+            labels = _together((labels for _, labels in parts.values()), place)
             images = shift_images(in_dtype_of(model, images), shifts[step], max_shift)
             images = images.contiguous(memory_format=layout)
 
@@ -331,13 +329,12 @@ def recalibrate_batchnorm(
                 layer.reset_running_stats()
                 layer.momentum = None  # a cumulative average: every batch counts the same
                 layer.train()
-            pin = place.type == "cuda"
-            loader = read(train, chunks, workers=workers, seed=seed, pin=pin)
+            loader = read(train, chunks, workers=workers, seed=seed, device=place)
             for batch, parts in enumerate(loader):
                 for name, part in parts.items():
                     where = f"domain {name!r}, batch {batch}"
                     check_batch(*part, where=where, shape=shape, num_classes=classes)
-                images = torch.cat([to_device(images, place) for images, _ in parts.values()])
+                images = _together((images for images, _ in parts.values()), place)
                 model(in_dtype_of(model, images).contiguous(memory_format=layout))
         for name, layer in ((n, m) for n, m in model.named_modules() if m in layers):
             if not bool(torch.isfinite(layer.running_var).all()):
@@ -354,6 +351,14 @@ def recalibrate_batchnorm(
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
     return len(layers)
+
+
+def _together(parts: Iterable[Tensor], place: torch.device) -> Tensor:
+    """The parts of a batch, one after the other on a device.
+
+    Each goes there by itself, since a batch put together here would lie in unpinned memory.
+    """
+    return torch.cat([to_device(part, place) for part in parts])
 
 
 def _endless_order(images: int, wanted: int, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional
 
 from dgprune_lite.channels import ChannelGraph
 from dgprune_lite.domains import count, fetch
-from dgprune_lite.gates import gated
+from dgprune_lite.gates import check_graph, gated
 from dgprune_lite.risks import DomainStatistics, Order, domain_statistics
 
 
@@ -55,7 +55,9 @@ def masked_statistics(
             ``workers``, ``progress``.
 
     Raises:
-        ValueError: Fewer than two folds, no repeat, or ``order="exact"``.
+        TypeError: Something else than a network, or than a graph.
+        ValueError: A graph of another model, fewer than two folds, no repeat, or
+            ``order="exact"``.
 
     Source: ours; chapter 8.
 
@@ -66,6 +68,7 @@ def masked_statistics(
     >>> masked_statistics(model, graph, {"a": data, "b": data}).fisher.shape
     torch.Size([2, 20])
     """
+    check_graph(model, graph)
     if folds < 2 or repeats < 1:
         raise ValueError(f"folds={folds!r} must be at least 2 and repeats={repeats!r} at least 1")
     if order == "exact":

@@ -54,6 +54,20 @@ class PlainCNN(nn.Module):
         return self.out(self.hidden(self.features(x).flatten(1)).relu())
 
 
+class ByNumbers(nn.Module):
+    """Indexes by tensors, whose numbers decide; without weights it cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("channels", torch.tensor([2, 0, 1]))
+        self.register_buffer("rows", torch.tensor([0, 2]))
+        self.conv, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x[:, self.channels])[:, :, self.rows].relu()
+        return self.out(x.mean((2, 3)))
+
+
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     """Random BatchNorm parameters and statistics, as training leaves them; eval mode."""
     generator = torch.Generator().manual_seed(seed)
@@ -74,7 +88,12 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 def network(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
     """A lively network and four input images."""
     width = {"width": 8} if name.startswith("digits") else {}
-    model = PlainCNN() if name == "plain_cnn" else dg.build_model(name, num_classes=10, **width)
+    if name == "plain_cnn":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: nn.Module = PlainCNN()
+    else:
+        model = dg.build_model(name, num_classes=10, **width)
     side = NETWORKS.get(name, 28)
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
     return lively(model).to(dtype), images.to(dtype)

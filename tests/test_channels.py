@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from networks import EACH, PlainCNN, assert_same, fingerprint, lively, network
+from networks import EACH, ByNumbers, PlainCNN, assert_same, fingerprint, lively, network
 from torch import Tensor, nn
 
 import dgprune_lite as dg
@@ -210,22 +210,9 @@ def test_one_graph_is_enough_where_no_mode_is_asked_for(monkeypatch):
     assert not hasattr(nn.Module, "training")  # as it was
 
 
-class ByNumbers(nn.Module):
-    """Indexes with a tensor, whose numbers decide; without weights it cannot be followed."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("rows", torch.tensor([0, 2]))
-        self.conv, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.conv(x)[:, :, self.rows].relu())
-
-
 def test_networks_that_need_numbers_are_followed_with_their_weights():
-    model = ByNumbers()
-    graph = dg.trace_channels(model, torch.zeros(1, 3, 4, 4))
-    assert graph.groups["conv"].size == 4
+    graph = dg.trace_channels(ByNumbers(), torch.zeros(1, 3, 8, 8))
+    assert graph.groups["conv"].size == 8
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "digits_cnn"])

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import FromDisk, assert_same, domains, fingerprint, network
+from networks import ByNumbers, FromDisk, assert_same, domains, fingerprint, network
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -65,26 +65,16 @@ def test_example_inputs_may_lie_on_the_cpu(device):
     assert graph.num_filters == dg.trace_channels(there("cpu")[0], images).num_filters
 
 
-class Permuted(nn.Module):
-    """Reorders its input channels by a buffer, as some networks shuffle theirs."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
-        self.register_buffer("perm", torch.tensor([2, 0, 1]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.conv(x[:, self.perm]).relu().mean((2, 3)))
-
-
-def test_channels_taken_by_a_buffer_of_indices(device):
-    model, images = Permuted().eval().to(device), torch.rand(2, 3, 8, 8)
-    graph = dg.trace_channels(model, images.to(device))
-    assert graph.num_filters == 8
-    scores = dg.score("l1", model, graph)
-    small = dg.plan_pruning(graph, scores, 0.5).apply(model)
+def test_indices_of_a_network_and_an_example_on_the_cpu(device):
+    """Such a network is followed with its weights, where they are."""
+    model, example = ByNumbers().to(device), torch.rand(1, 3, 28, 28)
+    before, allowed = fingerprint(model), torch.backends.cudnn.allow_tf32
+    assert dg.trace_channels(model, example).groups["conv"].size == 8
+    small, _ = dg.prune(model, few(4), "l1", 0.5, example_inputs=example)
     assert small.conv.out_channels == 4
-    assert small(images.to(device)).shape == (2, 10)
+    assert small(example.to(device)).shape == (1, 10)
+    assert_same(before, fingerprint(model))
+    assert torch.backends.cudnn.allow_tf32 == allowed
 
 
 class Drawing(nn.Module):

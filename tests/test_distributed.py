@@ -120,6 +120,16 @@ def test_sums_do_not_go_where_the_network_is_not(alone, monkeypatch):
         assert getattr(found, name).dtype == getattr(expected, name).dtype
 
 
+def test_what_makes_no_sense_is_named_among_processes_too(alone):
+    model, graph, data = setting()
+    with pytest.raises(TypeError, match="data is a Subset; expected a mapping"):
+        dg.distributed_statistics(model, graph, data["odd"])
+    with pytest.raises(TypeError, match="graph is 'digits', expected what trace_channels"):
+        dg.distributed_statistics(model, "digits", data)
+    with pytest.raises(TypeError, match=r"model is None, expected an nn\.Module"):
+        dg.distributed_statistics(None, graph, data)
+
+
 def test_a_torch_without_processes(monkeypatch):
     monkeypatch.setattr(dist, "is_available", lambda: False)
     monkeypatch.delattr(dist, "is_initialized")

@@ -90,6 +90,17 @@ def test_off_inside_and_as_found_afterwards(setting, error):
     assert switches() == before
 
 
+def test_of_two_blocks_at_a_time_the_last_to_end_puts_back(setting):
+    before = switches()
+    one, other = full_float32(), full_float32()
+    with one:
+        inside = switches()
+        other.__enter__()  # as another thread might
+    assert switches() == inside
+    other.__exit__(None, None, None)
+    assert switches() == before
+
+
 def test_what_followed_the_setting_for_all_backends_still_does():
     try:
         for_all_backends()

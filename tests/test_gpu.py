@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
+from dgprune_lite.exactness import full_float32
 from dgprune_lite.gates import gate_gradient, gate_gradients_per_image
 from dgprune_lite.risks import ORDERS
 from dgprune_lite.running import evaluating, layout_for
@@ -30,10 +31,8 @@ def strict_float32():
 
     For the whole module, so that the fixtures of the module are made without it, too.
     """
-    found = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = found
+    with full_float32():
+        yield
 
 
 def pair(name, gpu, dtype=torch.float64):
@@ -216,25 +215,3 @@ def test_a_batch_too_large_for_the_memory_is_halved(resnet50):
         torch.cuda.set_per_process_memory_fraction(1.0)
     torch.testing.assert_close(found.risk, expected.risk, **CLOSE)
     assert spearmanr(found.fisher[0], expected.fisher[0]).statistic > 0.99
-
-
-def test_an_example_on_the_cpu_does_for_a_model_on_the_gpu(gpu):
-    class ByNumbers(torch.nn.Module):
-        """An index of numbers: followed with the real weights, where they are."""
-
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("rows", torch.tensor([3, 1, 2, 0]))
-            self.conv, self.out = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 10)
-
-        def forward(self, x):
-            return self.out(self.conv(x)[:, :, self.rows].relu().mean((2, 3)))
-
-    model, example = ByNumbers().to(gpu), torch.rand(1, 3, 28, 28)
-    torch.backends.cudnn.allow_tf32 = True  # as by default: the fixture puts it back
-    before = fingerprint(model)
-    assert dg.trace_channels(model, example).groups["conv"].size == 4
-    small, _ = dg.prune(model, domains(images=4), "l1", 0.5, example_inputs=example)
-    assert small.conv.out_channels == 2
-    assert_same(before, fingerprint(model))
-    assert torch.backends.cudnn.allow_tf32

@@ -21,11 +21,11 @@ STUDY = r'pip install (joblib|scipy) .or "dgprune-lite\[study\]"'
 @pytest.mark.parametrize(
     ("missing", "call", "message"),
     [
-        ("scipy", lambda: analysis.wilcoxon_p([1.0, 2.0]), "needs SciPy: pip install scipy"),
+        ("scipy", lambda: analysis.wilcoxon_p([1.0, 2.0]), STUDY),
         (
             "scipy",
             lambda: agreement.rank_correlation({"sizes": {"a": 3}}, np.arange(3), np.arange(3)),
-            "needs SciPy: pip install scipy",
+            f"the rank correlation needs scipy: {STUDY}",
         ),
         ("joblib", lambda: study.run([], "unused"), f"a study needs joblib: {STUDY}"),
         (

@@ -36,7 +36,7 @@ from dgprune_lite.grids import (
     grid_cells,
     variance_score,
 )
-from dgprune_lite.results import read_results, write_atomically, write_results
+from dgprune_lite.results import read_results, write_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "book" / "results").glob("*.jsonl"))
@@ -550,8 +550,8 @@ def test_of_two_who_train_a_dense_network_both_go_on_with_the_first(tmp_path, mo
     other = dg.build_model("digits_cnn", 10, width=4, seed=99)
 
     def fit(*arguments, **settings):
-        dg.save_model(other, path, name="digits_cnn", width=4)
         study.write_atomically(path.with_suffix(".json"), "the other's")
+        dg.save_model(other, path, name="digits_cnn", width=4)
 
     monkeypatch.setattr(experiment, "fit", fit)
     model = dense_network(TINY, split, tmp_path)
@@ -561,8 +561,19 @@ def test_of_two_who_train_a_dense_network_both_go_on_with_the_first(tmp_path, mo
     assert sorted(path.parent.iterdir()) == [path.with_suffix(".json"), path]
 
 
-def test_a_dense_network_is_kept_with_its_times(tmp_path, links):
+def test_a_dense_network_is_kept_with_its_times(tmp_path, links, monkeypatch):
+    """Also if the process was killed just before or after it wrote either."""
     split = dg.leave_one_domain_out(tiny_domains(), "c", 0)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("write_atomically", "save_model"):
+        with monkeypatch.context() as patch:
+            patch.setattr(experiment, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                dense_network(TINY, split, tmp_path)
+        assert not list(tmp_path.rglob("*.safetensors"))  # so they are made again
     dense_network(TINY, split, tmp_path)
     names = {path.suffix for path in (tmp_path / "dense").iterdir()}
     assert names == {".json", ".safetensors"}
@@ -643,20 +654,6 @@ def test_a_cluster_with_several_threads_a_worker_is_refused():
     study._check_threads({"tcp://one:1": 1})
     with pytest.raises(ValueError, match=r"worker tcp://two:1 has 4 threads.*--nthreads 1"):
         study._check_threads({"tcp://one:1": 1, "tcp://two:1": 4})
-
-
-def test_writers_of_one_process_do_not_meet(tmp_path):
-    """Nor those of processes with one number, as in containers that share a folder."""
-    path, texts = tmp_path / "r.json", [letter * 20_000 for letter in "abcd"]
-
-    def write(text):
-        for _ in range(20):
-            write_atomically(path, text)
-            assert path.read_text() in texts
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, texts))
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_row_may_hold_any_character(tmp_path):

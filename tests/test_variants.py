@@ -66,6 +66,12 @@ def test_masked_statistics_that_make_no_sense(small, settings, message):
         masked_statistics(*small, **settings)
 
 
+def test_masked_statistics_of_no_graph(small):
+    model, _, data = small
+    with pytest.raises(TypeError, match="graph is 'digits', expected what trace_channels"):
+        masked_statistics(model, "digits", data)
+
+
 def test_options_go_to_the_statistics(small):
     model, graph, data = small
     whole = masked_statistics(model, graph, data, repeats=1)

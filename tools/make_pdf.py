@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 from bs4 import BeautifulSoup, Tag
+from chromium import FLAGS, NO_CHROMIUM, find_chromium
 
 ROOT = Path(__file__).parent.parent
 STYLE = Path(__file__).with_suffix(".css")
@@ -34,8 +35,6 @@ EDITIONS = {
     "student": "Without solutions of the exercises",
     "instructor": "Instructor's edition, with solutions and notes for the teacher",
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 LEFT_OUT = ".headerlink, .toctree-wrapper, .dg-controls, button, script, style, summary, template"
 NETWORK = (
     "Here the web page of this chapter runs a trained network. In a copy of the repository, open "
@@ -258,12 +257,9 @@ def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
 
 def find_browser() -> str:
     """The path of Chromium; exits with a message where there is none."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = find_chromium()
     if path is None:
-        sys.exit(
-            "make pdf needs Chromium, and none of these is installed: "
-            f"{', '.join(BROWSERS)}. On Debian: apt install chromium"
-        )
+        sys.exit(f"make pdf needs Chromium, and {NO_CHROMIUM}")
     return path
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+from chromium import FLAGS, find_chromium
 from nbclient import NotebookClient
 from nbconvert.exporters import SlidesExporter
 
@@ -27,8 +28,6 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 SOURCE = BOOK / "slides" / "lecture.md"
 STATIC = BOOK / "_static"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 SIZE = {"width": 1280, "height": 720}  # CSS pixels of a slide
 
 
@@ -123,14 +122,14 @@ def write(notebook: Any, folder: Path) -> Path:
 
 def print_pdf(page: Path, pdf: Path) -> bool:
     """Print the slides by Chromium, one a sheet; tell whether there is a Chromium to do so."""
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if chromium is None:
+    executable = find_chromium()
+    if executable is None:
         return False
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory(dir=pdf.parent) as folder, sync_playwright() as playwright:
         made = Path(folder, "slides.pdf")
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         sheets = browser.new_context(offline=True, viewport=SIZE).new_page()
         sheets.goto(f"{page.resolve().as_uri()}?view=print", wait_until="load")
         sheets.wait_for_selector("html[data-printable]", timeout=120_000)

@@ -20,9 +20,10 @@ from dgprune_lite.assignment.protocol import (
     run,
 )
 from dgprune_lite.assignment.runner import Limits
+from dgprune_lite.files import write_atomically
 from dgprune_lite.grids import ENVIRONMENTS, Cell
-from dgprune_lite.results import write_atomically
-from dgprune_lite.study import environment, require
+from dgprune_lite.optional import require
+from dgprune_lite.study import environment
 
 TEMPLATE = Path(__file__).with_name("template.py")
 # To see whether a submission runs: seconds instead of minutes, and numbers that mean nothing.

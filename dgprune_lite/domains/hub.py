@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgprune_lite.domains.base import nearest_name
 from dgprune_lite.domains.images import ImageDomain
+from dgprune_lite.optional import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,13 +42,9 @@ def open_hub(
         ConnectionError: if the hub cannot be reached and the cache does not have the data.
         ValueError: if a column, a domain or a class is missing or unknown.
     """
-    try:
-        from datasets import concatenate_datasets, load_dataset
-    except ImportError as error:
-        raise ImportError(
-            "reading from the Hugging Face hub needs its library `datasets`; install it with "
-            "pip install 'dgprune-lite[hub]'"
-        ) from error
+    require("reading from the Hugging Face hub", "datasets", extra="hub")
+    from datasets import concatenate_datasets, load_dataset
+
     try:
         parts = load_dataset(repository, revision=revision, cache_dir=cache_dir)
     except (OSError, RuntimeError) as error:  # what `datasets` raises when a download fails

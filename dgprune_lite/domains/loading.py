@@ -115,7 +115,7 @@ def read(
     *,
     workers: int = 0,
     seed: int = 0,
-    pin: bool = False,
+    device: torch.device | str | None = None,
 ) -> Iterator[dict[str, Pair]]:
     """Read batch after batch from several domains, ahead of time in other processes if asked.
 
@@ -130,7 +130,8 @@ def read(
             A domain with no index in a batch is left out of it.
         workers: processes that read; 0 reads in this one. They keep batches in shared memory.
         seed: what the datasets' own random numbers are seeded with, at least 0.
-        pin: copy to pinned memory what workers have read, for a GPU to fetch while it computes.
+        device: where the batches are to go later, see `to_device`: for a GPU, what workers have
+            read is put into pinned memory, from which it fetches while it computes.
 
     Returns:
         An iterator over dicts of domain name to (images, labels), as `fetch` returns them.
@@ -152,7 +153,7 @@ def read(
         _Reader(datasets, places, seed),
         batch_size=None,  # `_Reader` makes the batches
         num_workers=workers,
-        pin_memory=pin and workers > 0,
+        pin_memory=_is_gpu(device) and workers > 0,
         generator=torch.Generator(),  # else it would draw from the caller's
     )
     return iter(loader)
@@ -199,10 +200,14 @@ def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
         >>> to_device(torch.zeros(2), "cpu")
         tensor([0., 0.])
     """
-    if device is not None and torch.device(device).type == "cuda" and not tensor.is_cuda:
+    if _is_gpu(device) and not tensor.is_cuda:
         pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
         return pinned.to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def _is_gpu(device: torch.device | str | None) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
 
 
 def batches(
@@ -248,8 +253,7 @@ def batches(
             f"split it comes from)"
         )
     places = [range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
-    pin = device is not None and torch.device(device).type == "cuda"
-    parts = read({domain: dataset}, {domain: places}, workers=workers, pin=pin)
+    parts = read({domain: dataset}, {domain: places}, workers=workers, device=device)
     return _checked(parts, domain, num_classes, device)
 
 

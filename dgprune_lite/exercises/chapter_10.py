@@ -140,6 +140,10 @@ def _by_ratio(filters: int, ratio: float) -> int:
     return max(1, round(filters * (1 - ratio)))
 
 
+def _least(filters: int, max_ratio: float) -> int:
+    return Limits(max_pruning_ratio=max_ratio).least(filters)
+
+
 def _kept_width(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
     limits = Limits(round_to=round_to, max_pruning_ratio=max_ratio)
     return limits.rounded(max(_by_ratio(filters, ratio), limits.least(filters)), filters)
@@ -150,13 +154,13 @@ def _nearest(width: int, round_to: int) -> int:
 
 
 def _rounds_down(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
-    least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
+    least = _least(filters, max_ratio)
     width = max(_by_ratio(filters, ratio), least) // round_to * round_to
     return width if width >= least else filters
 
 
 def _rounds_up(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
-    least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
+    least = _least(filters, max_ratio)
     width = math.ceil(max(_by_ratio(filters, ratio), least) / round_to) * round_to
     return width if width <= filters else filters
 
@@ -165,7 +169,7 @@ def _below_the_bound(least_width: Callable[[int, int], int]) -> Callable[..., in
     """Round to the nearest multiple, whatever the bound; where that is 0, what is given."""
 
     def width(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
-        least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
+        least = _least(filters, max_ratio)
         found = _nearest(max(_by_ratio(filters, ratio), least), round_to)
         return found or least_width(filters, round_to)
 
@@ -173,7 +177,7 @@ def _below_the_bound(least_width: Callable[[int, int], int]) -> Callable[..., in
 
 
 def _bound_last(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
-    least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
+    least = _least(filters, max_ratio)
     return max(_nearest(_by_ratio(filters, ratio), round_to), least)
 
 
@@ -182,7 +186,7 @@ def _no_bound(filters: int, ratio: float, round_to: int, max_ratio: float) -> in
 
 
 def _rounds_what_goes(filters: int, ratio: float, round_to: int, max_ratio: float) -> int:
-    least = max(1, math.ceil(filters * (1 - max_ratio) - 1e-9))
+    least = _least(filters, max_ratio)
     return filters - _nearest(filters - max(_by_ratio(filters, ratio), least), round_to)
 
 

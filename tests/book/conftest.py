@@ -7,7 +7,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,18 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chromium import FLAGS, NO_CHROMIUM, find_chromium
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD_FLAGS = ["-W", "--keep-going", "-n"]  # the Makefile's; tests/test_repository.py compares them
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 # Not "Math input error", nor the name of an unknown command in red.
 DRAWN_FORMULA = (
@@ -203,15 +194,13 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
     """Chromium itself, one for all tests of a worker."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    executable = next(filter(None, map(shutil.which, names)), None)
+    executable = find_chromium()
     if executable is None:
-        message = "no Chromium found (Debian: apt install chromium)"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        launched = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield launched
         launched.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from chromium import FLAGS, NO_CHROMIUM, find_chromium
 
 from dgprune_lite import browser, trace_channels
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "book" / "_static" / "network"
 PAGE = (FOLDER / "index.html").as_uri()  # a file, not a server: nothing can be fetched
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 # Keeps what the page and its worker say to each other.
 RECORD = """
@@ -71,11 +70,9 @@ class Tab:
 @pytest.fixture(scope="module")
 def new_tab() -> Iterator[Callable[..., Tab]]:
     """Make tabs. Playwright allows one browser a thread, and the book's other tests have theirs."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    executable = next(filter(None, map(shutil.which, names)), None)
+    executable = find_chromium()
     if executable is None:
-        message = "no Chromium found (Debian: apt install chromium)"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     tabs = []

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from chromium import NO_CHROMIUM, find_chromium
 
 ROOT = Path(__file__).parent.parent.parent
 SOLUTIONS = sorted((ROOT / "book" / "solutions").glob("*.md"))
@@ -336,10 +337,8 @@ def test_no_link_on_paper_leads_nowhere(student):
 @pytest.fixture(scope="module")
 def pdf(student, tmp_path_factory):
     """The student edition on paper, and what was said while it was printed."""
-    tool = load("tools/make_pdf.py")
-    if not any(map(shutil.which, tool.BROWSERS)):
-        message = "no Chromium found (Debian: apt install chromium)"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    if find_chromium() is None:
+        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     folder = student.parent.parent
     command = [sys.executable, str(ROOT / "tools/make_pdf.py"), "student", "--build", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
