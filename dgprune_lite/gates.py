@@ -93,7 +93,7 @@ def gate_gradient(
         losses = losses_of(model, images, labels, where, precision)
         gradients = _gradients(losses, parameters, where, precision)
     products = [
-        filters_first(module, tensor.detach().double() * gradient).reshape(len(units), -1).sum(1)
+        _products(*(filters_first(module, t).reshape(len(units), -1) for t in (tensor, gradient)))
         for (units, module, tensor), gradient in zip(sources, gradients, strict=True)
     ]
     units = torch.cat([units for units, *_ in sources])
@@ -101,6 +101,13 @@ def gate_gradient(
     total = torch.zeros(graph.num_filters, dtype=torch.float64)
     total.index_add_(0, units[units >= 0], per_channel[units >= 0])
     return losses.detach().double(), total
+
+
+def _products(weights: Tensor, gradients: Tensor) -> Tensor:
+    """Row by row the scalar product of two matrices, float64; not all rows at once are float64."""
+    step = max(1, 2**20 // weights.shape[1])
+    pairs = zip(weights.detach().split(step), gradients.split(step), strict=True)
+    return torch.cat([(one.double() * other).sum(1) for one, other in pairs])
 
 
 def gate_gradients_per_image(

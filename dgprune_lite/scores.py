@@ -134,11 +134,20 @@ def _power_sums(
     model: nn.Module, graph: ChannelGraph, power: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """For each layer with filters: their units and Σ |weight|^power of their channels, float64."""
+    # One piece of memory for all: asked for block by block, three times as much stays taken.
+    room = torch.empty(0, dtype=torch.float64)
     for units, rows in _filters(model, graph):
-        blocks = rows.split(max(1, 2**18 // rows.shape[1]))  # so many fit the cache in float64
-        weights = (block.double() for block in blocks)
-        sums = [(w.abs() if power == 1 else w.square()).sum(1) for w in weights]
-        yield units, torch.cat(sums)
+        channels, size = rows.shape
+        step = max(1, 2**18 // size)  # so many fit the cache in float64
+        if room.numel() < step * size or room.device != rows.device:
+            room = torch.empty(step * size, dtype=torch.float64, device=rows.device)
+        sums = torch.empty(channels, dtype=torch.float64, device=rows.device)
+        for start in range(0, channels, step):
+            block = rows[start : start + step]
+            weights = room[: block.numel()].view(block.shape).copy_(block)
+            weights = weights.abs_() if power == 1 else weights.square_()
+            torch.sum(weights, dim=1, out=sums[start : start + step])
+        yield units, sums
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:

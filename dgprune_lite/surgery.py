@@ -115,6 +115,7 @@ def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
     columns = _others(without, tensor.shape[1], tensor.device)
     part = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
     step = max(1, BLOCK // tensor[0].numel())
+    # One piece of memory for all: asked for block by block, three times as much stays taken.
     room = tensor.new_empty(min(step, len(rows)), *tensor.shape[1:])
     for start in range(0, len(rows), step):
         some = rows[start : start + step]

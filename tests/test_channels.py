@@ -307,3 +307,36 @@ def test_random_numbers_of_the_models_gpus_are_put_back(monkeypatch):
     monkeypatch.setattr(following, "_follow_copy", lambda *_, **__: None)
     following.follow(SimpleNamespace(parameters=lambda: places), (images,))
     assert asked == [[], [torch.device("cuda:0"), torch.device("cuda:1")]]
+
+
+def test_modes_that_other_threads_read_are_not_noted():
+    module = nn.Dropout()
+    with tracing.asking_modes() as asked, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: module.training).result()
+        assert asked == []
+        assert module.training
+    assert asked == [module]
+
+
+def test_no_other_thread_traces_meanwhile(monkeypatch):
+    free, trace = [], tracing._Tracer.trace
+
+    def spy(self, model):
+        with ThreadPoolExecutor(1) as pool:
+            free.append(pool.submit(tracing.ONE_AT_A_TIME.acquire, blocking=False).result())
+        return trace(self, model)
+
+    monkeypatch.setattr(tracing._Tracer, "trace", spy)
+    tracing.symbolic_graph(nn.Sequential(nn.ReLU()))
+    assert free == [False]
+
+
+def test_an_example_is_not_changed_by_a_network_that_needs_numbers():
+    class InPlace(ByNumbers):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5))
+
+    example = torch.rand(1, 3, 8, 8)
+    before = example.clone()
+    assert dg.trace_channels(InPlace(), example).groups["conv"].size == 8
+    assert torch.equal(example, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -145,6 +146,7 @@ def test_a_function_cannot_spoil_the_inputs_for_the_next():
         ({"b": 1, "a": 2}, {"a": 2, "b": 1}, None),
         ({1}, {1, 2}, "it gives `{1}`, expected `{1, 2}`"),
         ("ERM", "VREx", "it gives `'ERM'`, expected `'VREx'`"),
+        (pd.DataFrame({"a": [1, 2]}), 1.0, "<table of 2 rows>"),
         (torch.ones(2, dtype=torch.bool), torch.tensor([True, False]), "`True` at [1]"),
     ],
 )

@@ -9,6 +9,7 @@ import test_user_networks as user_networks
 import torch
 from networks import assert_same, network
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import dgprune_lite as dg
 from dgprune_lite import checkpoints, files
@@ -142,3 +143,39 @@ def test_a_network_that_does_not_fit_its_plan(saved, tmp_path):
     with pytest.raises(ValueError, match="does not fit the plan at"):
         dg.save(build(), plan, tmp_path / "wrong.safetensors")
     assert not (tmp_path / "wrong.safetensors").exists()
+
+
+class Normed(nn.Module):
+    """With a BatchNorm that has statistics and no weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.plain = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False)
+        self.norm, self.out = nn.BatchNorm2d(6), nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.out(self.norm(self.plain(self.a(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("a", {"out": [-1]}),
+        ("out", {"into": [6]}),
+        ("plain", {"out": [6]}),
+        ("norm", {"into": [0]}),
+    ],
+)
+def test_a_cut_outside_of_a_layer_is_refused(name, changes, tmp_path):
+    model, path = Normed().eval(), tmp_path / "small.safetensors"
+    graph = dg.trace_channels(model, torch.rand(1, 3, 8, 8))
+    plan = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5)
+    dg.save(plan.apply(model), plan, path)
+    header = {"format": checkpoints.FORMAT, "version": checkpoints.VERSION}
+    shape = list(plan.cuts[name].weight_shape)
+    header["cuts"] = {name: {"out": [], "into": [], "weight_shape": shape} | changes}
+    save_file(load_file(path), path, metadata={"dgprune_lite": json.dumps(header)})
+    with pytest.raises(
+        ValueError, match=rf"no valid cuts \('{name}' has \d entries .* lose number"
+    ):
+        dg.load(path, Normed)

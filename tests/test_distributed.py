@@ -148,6 +148,8 @@ def test_the_checksum_sees_order_names_and_types():
     sums = {_checksum(model) for model in [linear, *others]}
     assert len(sums) == 4
     assert _checksum(copy.deepcopy(linear)) in sums
+    others[0].weight = torch.nn.Parameter(linear.weight.view(torch.int32), requires_grad=False)
+    assert _checksum(others[0]) != _checksum(linear)  # the same bytes of another type
     rows = torch.nn.Conv2d(3, 8, 3)
     assert _checksum(copy.deepcopy(rows).to(memory_format=torch.channels_last)) == _checksum(rows)
 

@@ -218,3 +218,11 @@ def test_images_are_cast_to_the_type_of_the_weights():
     expected = evaluate(network(), data)
     pd.testing.assert_frame_equal(evaluate(network(), wide), expected, check_exact=True)
     pd.testing.assert_frame_equal(evaluate(network().double(), data), expected, rtol=1e-5)
+
+
+def test_nothing_is_kept_for_gradients():
+    model, asked = network(), []
+    model.register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
+    evaluate(model, {"a": images_of(4)})
+    assert asked
+    assert not any(asked)

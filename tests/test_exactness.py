@@ -25,7 +25,7 @@ def switches():
             found[name] = read()
         except RuntimeError:
             found[name] = "mixed"
-    for place in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul"):
+    for place in ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv"):
         backend, operation = place.split(".")
         found[place] = getattr(getattr(torch.backends, backend), operation).fp32_precision
     return found

@@ -14,7 +14,7 @@ import torch
 
 import dgprune_lite as dg
 from dgprune_lite import exercises
-from dgprune_lite.exercises import chapter_03, chapter_05, chapter_06
+from dgprune_lite.exercises import chapter_02, chapter_03, chapter_05, chapter_06, chapter_10
 from dgprune_lite.exercises.checking import check
 
 BOOK = Path(__file__).parent.parent / "book"
@@ -239,3 +239,31 @@ def test_the_ranks_of_chapter_6_are_the_packages(network):
     assert chapter_06.RANK_AVERAGE.reference(*two).keys() == expected.keys()
     for name, ranks in chapter_06.RANK_AVERAGE.reference(*two).items():
         torch.testing.assert_close(ranks, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("check_leave_out", lambda *_: ([1], [2]), "does not give two dicts"),
+        ("check_leave_out", lambda *_: ({}, {}, {}), "does not give two dicts"),
+        (
+            "check_leave_out",
+            lambda sizes, test_env, seed: ({n: [0] for n in sizes if n != test_env},) * 2,
+            "holds a list for",
+        ),
+        (
+            "check_vrex_objective",
+            lambda *given: chapter_02.VREX_OBJECTIVE.reference(*given).detach(),
+            "but no gradient",
+        ),
+    ],
+)
+def test_what_is_given_in_another_form_is_named(name, wrong, says):
+    assert says in getattr(exercises, name)(wrong).message
+
+
+@pytest.mark.parametrize("case", [(64, 0.6875, 8, 1.0), (63, 0.7, 1, 1.0)])
+def test_a_width_wrong_in_one_case_alone_is_found(case):
+    right = chapter_10.KEPT_WIDTH.reference
+    assert exercises.check_kept_width(right)
+    assert not exercises.check_kept_width(lambda *given: right(*given) + (given == case))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgprune_lite as dg
-from dgprune_lite.gates import gate_gradients_per_image
+from dgprune_lite.gates import _products, _UnitGate, gate_gradients_per_image
 
 
 def kept_bytes(run):
@@ -118,3 +118,20 @@ def test_what_is_refused():
         gate_gradients_per_image("digits_cnn", graph, images, labels)
     with pytest.raises(ValueError, match="precision='half' is not one of"):
         gate_gradients_per_image(model, graph, images, labels, precision="half")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "size"), [(torch.float16, 300.0, 4), (torch.bfloat16, 1.0, 4097)]
+)
+def test_products_do_not_overflow_and_their_sum_is_not_rounded(dtype, value, size):
+    inputs = torch.full((1, 1, size), value, dtype=dtype)
+    gate = torch.ones(1, 1, requires_grad=True)
+    output = _UnitGate.apply(inputs.clone(), gate, nn.Identity(), inputs)
+    (found,) = torch.autograd.grad(output, [gate], torch.full_like(inputs, value))
+    assert float(found) == size * value**2
+
+
+def test_products_of_large_layers_are_summed_in_parts():
+    weights, gradients = torch.randn(2, 5, 700_000)
+    expected = (weights.double() * gradients.double()).sum(1)
+    torch.testing.assert_close(_products(weights, gradients), expected, rtol=1e-12, atol=0)

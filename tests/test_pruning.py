@@ -210,3 +210,10 @@ def test_removing_nothing_changes_nothing():
     plan = make_plan(graph, np.zeros(graph.num_filters, dtype=bool), 0.0)
     assert plan.removed == {}
     assert torch.equal(plan.apply(model)(images), model(images))
+
+
+def test_a_network_without_parameters_takes_an_example():
+    model = torch.nn.Sequential(torch.nn.AvgPool2d(28), torch.nn.Flatten())
+    example = torch.rand(1, 3, 28, 28)
+    _, plan = dg.prune(model, domains(images=4), "l1", example_inputs=example)
+    assert plan.widths == {}

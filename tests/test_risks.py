@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from torch.utils.data import Subset, TensorDataset
 
 import dgprune_lite as dg
+from dgprune_lite import risks
 from dgprune_lite.ablation import ablated_losses
 from dgprune_lite.pruning import make_plan
 from dgprune_lite.risks import ORDERS
@@ -337,3 +338,11 @@ def test_gates_of_one_change_nothing_and_a_wrong_number_is_refused():
         dg.gated(model, graph, torch.ones(3)),
     ):
         pass
+
+
+def test_ablation_is_compared_with_a_whole_network_run_in_the_same_way(monkeypatch):
+    model, graph, data = setting("digits_cnn", images=4)
+    losses = torch.tensor(100.0).double(), torch.full((graph.num_filters,), 101.0).double()
+    monkeypatch.setattr(risks, "ablated_losses", lambda *_: losses)
+    stats = dg.domain_statistics(model, graph, data, order="exact", batch_size=4)
+    assert (stats.ablation_sum == 1).all()

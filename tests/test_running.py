@@ -105,3 +105,10 @@ def test_logits_in_half_precision_come_back_in_full():
     assert not torch.equal(full, half)
     torch.testing.assert_close(full, half, rtol=0.1, atol=0.05)
     assert logits_of(model.double(), images.double()).dtype == torch.float64
+
+
+def test_weights_that_are_whole_numbers_do_not_count():
+    model = nn.Module()
+    model.codes = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+    model.scale = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    assert in_dtype_of(model, torch.rand(1, 3)).dtype == torch.float64

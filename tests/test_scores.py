@@ -220,3 +220,13 @@ def test_a_criterion_of_ones_own(case):
     finally:
         del dg.CRITERIA["most_changed"]
         NEEDS_STATISTICS.discard("most_changed")
+
+
+def test_a_later_layer_may_need_more_room_than_an_earlier_one():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 224), torch.nn.Conv2d(4, 300, 30),
+        torch.nn.Flatten(), torch.nn.Linear(300, 2),
+    )  # fmt: skip
+    graph = dg.trace_channels(model, torch.zeros(1, 3, 253, 253))
+    expected = model[1].weight.detach().double().abs().sum((1, 2, 3))
+    torch.testing.assert_close(dg.score("l1", model, graph)["1"], expected)

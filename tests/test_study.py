@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -629,6 +630,22 @@ def test_a_task_that_a_cluster_gives_out_again_is_done(tmp_path):
     assert study.cell_path(TINY, tmp_path).is_file()
 
 
+def test_a_run_leaves_no_claim_and_does_not_help_itself(tmp_path, monkeypatch):
+    study.run([TINY], tmp_path, backend="sequential", progress=False)
+    claim = tmp_path / "claims" / TINY.dense_id
+    assert not list(claim.parent.iterdir())
+    claim.write_text("this run")
+    monkeypatch.setattr(study, "run_group", lambda *_: pytest.fail("run twice"))
+    study._help_group([TINY], tmp_path, "cpu", "this run")
+    assert claim.exists()
+
+
+def test_runs_help_in_orders_of_their_own():
+    one, other = study._shuffled(range(100)), study._shuffled(range(100))
+    assert one != other
+    assert sorted(one) == sorted(other) == list(range(100))
+
+
 def test_threads_of_one_process_compute_one_after_another(tmp_path, monkeypatch):
     """As on a Dask worker with several: the number of threads is the whole process's."""
     inside, most = [], []
@@ -648,6 +665,25 @@ def test_threads_of_one_process_compute_one_after_another(tmp_path, monkeypatch)
     assert [type(each.exception()) for each in done] == [KeyError] * 4
     assert max(most) == 1
     assert torch.get_num_threads() == before
+
+
+def test_a_cluster_is_looked_at_before_it_is_used(monkeypatch):
+    class Client:
+        def __init__(self, **_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def nthreads(self):
+            return {"tcp://one:1": 4}
+
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Client))
+    with pytest.raises(ValueError, match="has 4 threads"), study._cluster("dask", "tcp://x", 1):
+        pytest.fail("used")
 
 
 def test_a_cluster_with_several_threads_a_worker_is_refused():
@@ -693,6 +729,9 @@ def test_dry_run_writes_nothing_and_counts_what_was_collected(tmp_path, monkeypa
     count = len(tiny_cells())
     assert f"{count} cells, 2 done, {count - 2} to do" in capsys.readouterr().out
     assert not elsewhere.exists()
+    nothing = ["--output", str(tmp_path / "nothing")]
+    study.main(["smoke", "--dry-run", "--work", str(tmp_path / "work"), *nothing])
+    assert f"{count} cells, 2 done, {count - 2} to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,12 @@ def test_no_result_is_typed_into_the_slides():
         kind = cell.metadata.get("slideshow", {}).get("slide_type")
         if cell.cell_type == "markdown" and kind != "notes":
             assert not re.search(r"\d+\.\d+ (points|%)|\d+ %|p = ", cell.source), cell.source
+
+
+@pytest.mark.book
+def test_it_waits_until_the_page_can_be_printed(tmp_path):
+    script = "document.body.textContent = 'ready'; document.documentElement.dataset.printable = ''"
+    page = tmp_path / "index.html"
+    page.write_text(f"<html><body><script>setTimeout(() => {{ {script} }}, 1500)</script></html>")
+    assert load_tool().print_pdf(page, tmp_path / "s.pdf")
+    assert "ready" in PdfReader(tmp_path / "s.pdf").pages[0].extract_text()
