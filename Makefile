@@ -62,13 +62,14 @@ instructor: env-book ## build the edition with notes for the teacher into _build
 	@$(DONE) "Open _build/instructor/html/index.html in a browser."
 
 pdf: env-pdf ## print the book into _build/dgprune_lite.pdf, without solutions
-	@$(RUN) tools/make_pdf.py $(EDITION) --check
+	@$(RUN) tools/chromium.py "make pdf"
 	@$(START)
 	$(RUN) tools/build_edition.py $(EDITION)
 	@$(DONE) "Printing the pages"
 	$(RUN) tools/make_pdf.py $(EDITION)
 
 test: env-test lint ## check style and types, run all tests, doctests and the book (minutes)
+	@$(RUN) tools/chromium.py "make test"
 	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 quick: env-test lint ## check style and types, run the fast tests (under 2 minutes)

@@ -1,5 +1,8 @@
 """Settings for all tests."""
 
+import errno
+import os
+
 import pretended
 import pytest
 import torch
@@ -28,6 +31,17 @@ def gpu(request):
         return
     with pretended.Pretending():
         yield pretended.NAME
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def links(request, monkeypatch):
+    """A file system that has hard links, and one that has none, as on some shared drives."""
+    if request.param == "no hard links":
+
+        def refuse(*_):
+            raise PermissionError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Files that appear in one piece or not at all."""
 
-import errno
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +17,6 @@ def test_text_and_bytes_replace_what_was_there(tmp_path):
     write_atomically(str(path), b"\x00\r\n")
     assert path.read_bytes() == b"\x00\r\n"
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.fixture(params=["hard links", "no hard links"])
-def links(request, monkeypatch):
-    if request.param == "no hard links":
-
-        def refuse(*_):
-            raise PermissionError(errno.EPERM, "no hard links here")
-
-        monkeypatch.setattr(os, "link", refuse)
 
 
 def test_the_first_file_stays_if_it_is_not_to_be_replaced(tmp_path, links):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
@@ -532,16 +531,6 @@ def test_the_dense_network_read_is_the_one_trained(tmp_path):
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
         assert torch.equal(value, again.state_dict()[name]), name
-
-
-@pytest.fixture(params=["hard links", "no hard links"])
-def links(request, monkeypatch):
-    if request.param == "no hard links":
-
-        def refuse(*_):
-            raise PermissionError(errno.EPERM, "no hard links here")
-
-        monkeypatch.setattr(os, "link", refuse)
 
 
 def test_of_two_who_train_a_dense_network_both_go_on_with_the_first(tmp_path, monkeypatch, links):

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 from bs4 import BeautifulSoup, Tag
-from chromium import FLAGS, NO_CHROMIUM, find_chromium
+from chromium import FLAGS, require_chromium
 
 ROOT = Path(__file__).parent.parent
 STYLE = Path(__file__).with_suffix(".css")
@@ -255,14 +255,6 @@ def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
     return document, len(entries)
 
 
-def find_browser() -> str:
-    """The path of Chromium; exits with a message where there is none."""
-    path = find_chromium()
-    if path is None:
-        sys.exit(f"make pdf needs Chromium, and {NO_CHROMIUM}")
-    return path
-
-
 def heading_pages(pdf: Path) -> list[int]:
     """The page numbers, from 1, of the entries of a PDF's outline, in order."""
     from pypdf import PdfReader
@@ -281,7 +273,7 @@ def heading_pages(pdf: Path) -> list[int]:
 
 def make(source: Path, site: Path, edition: str, output: Path) -> list[str]:
     """Write the PDF; return what is wider than the paper (nothing, if all is well)."""
-    executable = find_browser()
+    executable = require_chromium("make pdf")
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -317,13 +309,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("edition", choices=EDITIONS)
-    parser.add_argument("--check", action="store_true", help="only look whether there is Chromium")
     parser.add_argument("--source", type=Path, default=ROOT, help="the book's top level")
     parser.add_argument("--build", type=Path, help="the build folder (default: _build)")
     options = parser.parse_args(arguments)
-    find_browser()
-    if options.check:
-        return 0
+    require_chromium("make pdf")
     build = options.build or options.source / "_build"
     site = build / options.edition / "html"
     if not site.is_dir():

@@ -192,15 +192,18 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[object]:
+def chromium_path() -> str:
+    """Where Chromium is. Without one nothing is known of the pages, so their tests fail."""
+    return find_chromium() or pytest.fail(NO_CHROMIUM)
+
+
+@pytest.fixture(scope="session")
+def chromium(chromium_path: str) -> Iterator[object]:
     """Chromium itself, one for all tests of a worker."""
-    executable = find_chromium()
-    if executable is None:
-        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        launched = playwright.chromium.launch(executable_path=chromium_path, args=FLAGS)
         yield launched
         launched.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from chromium import FLAGS, NO_CHROMIUM, find_chromium
+from chromium import FLAGS
 
 from dgprune_lite import browser, trace_channels
 
@@ -68,18 +67,15 @@ class Tab:
 
 
 @pytest.fixture(scope="module")
-def new_tab() -> Iterator[Callable[..., Tab]]:
+def new_tab(chromium_path: str) -> Iterator[Callable[..., Tab]]:
     """Make tabs. Playwright allows one browser a thread, and the book's other tests have theirs."""
-    executable = find_chromium()
-    if executable is None:
-        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     tabs = []
     with ThreadPoolExecutor(1) as thread:
         playwright = thread.submit(lambda: sync_playwright().start()).result()
         launch = playwright.chromium.launch
-        chromium = thread.submit(launch, executable_path=executable, args=FLAGS).result()
+        chromium = thread.submit(launch, executable_path=chromium_path, args=FLAGS).result()
 
         def make(url: str = PAGE, script: str = RECORD, **options: Any) -> Tab:
             tab = Tab(thread, chromium, **options)

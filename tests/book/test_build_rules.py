@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -11,25 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import dgbook
 import pytest
+from books import make_book
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def make_book(folder: Path, chapter: str) -> Path:
-    """A book with this book's configuration and one chapter."""
-    (folder / "book").mkdir(parents=True)
-    shutil.copy(ROOT / "_config.yml", folder)
-    shutil.copytree(ROOT / "book" / "_ext", folder / "book" / "_ext")
-    (folder / "book" / "_static").mkdir()
-    for name in ("dgprune.css", "favicon.svg"):
-        shutil.copy(ROOT / "book" / "_static" / name, folder / "book" / "_static")
-    shutil.copy(ROOT / "book" / "references.bib", folder / "book")
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/chapter\n")
-    header = "---\njupytext:\n  text_representation:\n    format_name: myst\nkernelspec:\n"
-    header += "  display_name: Python 3\n  name: python3\n---\n\n# A chapter\n\n"
-    (folder / "book" / "chapter.md").write_text(header + chapter)
-    return folder
 
 
 def cell(code: str) -> str:
@@ -103,22 +88,13 @@ def test_a_second_build_runs_only_what_has_changed(tmp_path):
     assert make() == (True, True)
 
 
-def load_extension():
-    path = ROOT / "book" / "_ext" / "dgbook.py"
-    spec = importlib.util.spec_from_file_location("dgbook", path)
-    dgbook = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(dgbook)
-    return dgbook
-
-
 def test_extension_does_what_its_examples_say():
-    result = doctest.testmod(load_extension())
+    result = doctest.testmod(dgbook)
     assert result.attempted >= 3
     assert result.failed == 0
 
 
 def test_extension_replaces_only_widgets():
-    dgbook = load_extension()
     script = '<script type="application/vnd.jupyter.widget-view+json">\n{"a": 1}\n</script>'
     result = dgbook.replace_widgets(f"<p>before</p>{script}<p>after</p>")
     assert re.sub(r'<p class="dg-live-only".*?</p>', "NOTE", result) == (

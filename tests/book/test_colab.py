@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import colab
 import nbclient
 import nbformat
 import pytest
 from filelock import FileLock
+from make_notebooks import BRANCH, REPOSITORY
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -29,15 +28,6 @@ NO_EXTRA = "jupytext", "jupyter_book", "sphinx", "playwright", "datasets", "timm
 WHERE = "import pathlib, dgprune_lite; print(pathlib.Path.cwd(), dgprune_lite.__file__, sep='\\n')"
 
 pytestmark = [pytest.mark.slow, pytest.mark.book]
-
-
-def make_notebooks() -> ModuleType:
-    """The tool that writes the notebooks: it knows the repository's address."""
-    path = ROOT / "tools" / "make_notebooks.py"
-    spec = importlib.util.spec_from_file_location("make_notebooks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _set_up_alone(notebook: Path) -> nbformat.NotebookNode:
@@ -62,8 +52,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> colab.C
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)  # what another worker could not finish
             folder.mkdir()
-            tool = make_notebooks()
-            made = colab.make(folder, PREINSTALLED, ROOT, tool.REPOSITORY, tool.BRANCH)
+            made = colab.make(folder, PREINSTALLED, ROOT, REPOSITORY, BRANCH)
             assert not made.has("dgprune_lite")
             made.run(_set_up_alone(NOTEBOOKS[0]))
             (folder / "ready").touch()
@@ -118,10 +107,8 @@ def test_a_set_up_that_fails_says_so_and_what_to_do(tmp_path):
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "README.md").write_text("No package is here.")
     (tmp_path / "colab").mkdir()
-    tool = make_notebooks()
-    address, branch = tool.REPOSITORY, tool.BRANCH
     machine = colab.make(
-        tmp_path / "colab", ["ipykernel", "pip"], tmp_path / "book", address, branch
+        tmp_path / "colab", ["ipykernel", "pip"], tmp_path / "book", REPOSITORY, BRANCH
     )
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="Disconnect and delete"):
         machine.run(_set_up_alone(CHEAP))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import html
-import importlib.util
 import os
 import re
 import shutil
@@ -13,9 +12,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import editions
+import make_pdf
 import pytest
 import yaml
-from chromium import NO_CHROMIUM, find_chromium
+from books import make_book
 
 ROOT = Path(__file__).parent.parent.parent
 SOLUTIONS = sorted((ROOT / "book" / "solutions").glob("*.md"))
@@ -75,16 +76,6 @@ def add(a, b):
 ```
 """
 NOTES = "## For the teacher\n\nAsk who has played the zither.\n"
-
-
-def load(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-editions = load("book/_ext/editions.py")
 
 
 def test_extension_does_what_its_examples_say():
@@ -181,8 +172,7 @@ def build(edition: str, source: Path, folder: Path) -> subprocess.CompletedProce
 
 
 def small_book(folder: Path, chapter: str) -> Path:
-    rules = load("tests/book/test_build_rules.py")
-    rules.make_book(folder, chapter)
+    make_book(folder, chapter)
     for name in ("solutions", "instructor"):
         (folder / "book" / name).mkdir()
     (folder / "book" / "solutions" / "chapter.md").write_text(ANSWERS)
@@ -317,7 +307,7 @@ def test_the_student_edition_is_the_same_book_otherwise(book, student):
 
 
 def test_the_tool_for_paper_does_what_its_examples_say():
-    result = doctest.testmod(load("tools/make_pdf.py"))
+    result = doctest.testmod(make_pdf)
     assert result.attempted >= 3
     assert result.failed == 0
 
@@ -326,7 +316,7 @@ def test_the_tool_for_paper_does_what_its_examples_say():
 @pytest.mark.slow
 @pytest.mark.xdist_group("book")
 def test_no_link_on_paper_leads_nowhere(student):
-    document, _ = load("tools/make_pdf.py").assemble(ROOT, student, "student")
+    document, _ = make_pdf.assemble(ROOT, student, "student")
     names = re.findall(r' id="([^"]*)"', document)
     assert len(names) == len(set(names)), {name for name in names if names.count(name) > 1}
     targets = set(re.findall(r'href="#([^"]*)"', document))
@@ -335,10 +325,8 @@ def test_no_link_on_paper_leads_nowhere(student):
 
 
 @pytest.fixture(scope="module")
-def pdf(student, tmp_path_factory):
+def pdf(student, chromium_path):
     """The student edition on paper, and what was said while it was printed."""
-    if find_chromium() is None:
-        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     folder = student.parent.parent
     command = [sys.executable, str(ROOT / "tools/make_pdf.py"), "student", "--build", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -360,7 +348,7 @@ def test_the_pdf_is_the_whole_book(pdf, student):
         for entry in reader.outline
         if not isinstance(entry, list)
     }
-    names = load("tools/make_pdf.py").page_names(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+    names = make_pdf.page_names(yaml.safe_load((ROOT / "_toc.yml").read_text()))
     titles = []
     for name in names:
         heading = re.search(r"<h1>(.*?)<a", (student / f"{name}.html").read_text())[1]
@@ -405,5 +393,5 @@ def test_the_pdf_brings_its_fonts(pdf):
 
 def test_without_chromium_there_is_a_clear_error(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match=r"needs Chromium.*apt install chromium"):
-        load("tools/make_pdf.py").main(["student", "--check"])
+    with pytest.raises(SystemExit, match=r"make pdf needs Chromium.*apt install chromium"):
+        make_pdf.main(["student"])

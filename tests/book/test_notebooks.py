@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
+import make_notebooks as tool
 import nbformat
 import pytest
 
@@ -14,30 +14,16 @@ ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.md"))
 
 
-def _tool():
-    spec = importlib.util.spec_from_file_location(
-        "make_notebooks", ROOT / "tools/make_notebooks.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def tool():
-    return _tool()
-
-
-@pytest.fixture(scope="module")
-def labels(tool):
+def labels():
     return tool.Labels(CHAPTERS)
 
 
-def test_every_chapter_has_an_up_to_date_notebook(tool, capsys):
+def test_every_chapter_has_an_up_to_date_notebook(capsys):
     assert tool.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_a_changed_chapter_and_a_stray_notebook_are_noticed(tool, tmp_path, monkeypatch, capsys):
+def test_a_changed_chapter_and_a_stray_notebook_are_noticed(tmp_path, monkeypatch, capsys):
     for path in (CHAPTERS[0], CHAPTERS[0].with_suffix(".ipynb"), ROOT / "book/references.bib"):
         (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(tool, "BOOK", tmp_path)
@@ -77,7 +63,7 @@ def test_a_notebook_is_plain_markdown_without_output(chapter):
     assert "--no-deps" in text, "Colab keeps its own torch"
 
 
-def test_what_is_unknown_is_an_error(tool, labels):
+def test_what_is_unknown_is_an_error(labels):
     for text, message in (
         ("```{tabs}\nx\n```", "directive 'tabs' is unknown"),
         ("{doc}`x`", "role 'doc' is unknown"),
@@ -89,7 +75,7 @@ def test_what_is_unknown_is_an_error(tool, labels):
             tool.plain(text, labels)
 
 
-def test_references_become_words(tool, labels):
+def test_references_become_words(labels):
     assert tool.plain("{eq}`eq-risk`", labels) == "(1.1)"
     assert (
         tool.plain("{cite:t}`krueger2021vrex`", labels)
@@ -103,7 +89,7 @@ def test_references_become_words(tool, labels):
     assert "/blob/main/book/references.md" in tool.plain("[r](references.md)", labels)
 
 
-def test_exercises_have_their_numbers_and_hints_are_folded(tool, tmp_path):
+def test_exercises_have_their_numbers_and_hints_are_folded(tmp_path):
     first, second = tmp_path / "01_a.md", tmp_path / "02_b.md"
     first.write_text("```{exercise} One\n:label: exercise-01-one\nx\n```\n")
     text = (
@@ -124,7 +110,7 @@ def test_exercises_have_their_numbers_and_hints_are_folded(tool, tmp_path):
 @pytest.mark.book
 @pytest.mark.xdist_group("book")
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-def test_the_buttons_of_a_page_open_its_notebook(book, tool, chapter):
+def test_the_buttons_of_a_page_open_its_notebook(book, chapter):
     page = (book.html / "book" / f"{chapter.stem}.html").read_text(encoding="utf-8")
     repository = tool.REPOSITORY.removeprefix("https://github.com/")
     path = f"book/{chapter.stem}.ipynb"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 import re
 import subprocess
@@ -12,6 +11,8 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jupytext
+import make_slides
 import nbformat
 import pytest
 from pypdf import PdfReader
@@ -43,13 +44,6 @@ AXE = """async () => (await axe.run({ resultTypes: ["violations"], preload: fals
   + rule.nodes.slice(0, 3).map((node) => node.target.join(" ")).join("; "))"""
 
 Slides = namedtuple("Slides", "folder pdf log")
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("make_slides", ROOT / "tools/make_slides.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +179,9 @@ LOUD = nbformat.v4.new_code_cell(
 
 
 def test_good_slides_pass_and_their_minutes_are_added():
-    tool, two_slides = load_tool(), notebook(*GOOD, NOTES, *GOOD, NOTES)
-    tool.check(two_slides)
-    assert tool.minutes(two_slides) == 4
+    two_slides = notebook(*GOOD, NOTES, *GOOD, NOTES)
+    make_slides.check(two_slides)
+    assert make_slides.minutes(two_slides) == 4
 
 
 @pytest.mark.parametrize(
@@ -203,27 +197,27 @@ def test_good_slides_pass_and_their_minutes_are_added():
 )
 def test_what_a_listener_would_stumble_over_is_refused(cells, reason):
     with pytest.raises(ValueError, match=reason):
-        load_tool().check(notebook(*cells))
+        make_slides.check(notebook(*cells))
 
 
 def test_notes_without_minutes_are_refused():
     with pytest.raises(ValueError, match=r"Say it\."):
-        load_tool().minutes(notebook(slide("notes", "Say it.")))
+        make_slides.minutes(notebook(slide("notes", "Say it.")))
 
 
 def test_no_result_is_typed_into_the_slides():
     """A number with a unit of results in the slides' words must come from a cell."""
-    for cell in load_tool().jupytext.read(LECTURE).cells:
+    for cell in jupytext.read(LECTURE).cells:
         kind = cell.metadata.get("slideshow", {}).get("slide_type")
         if cell.cell_type == "markdown" and kind != "notes":
             assert not re.search(r"\d+\.\d+ (points|%)|\d+ %|p = ", cell.source), cell.source
 
 
 @pytest.mark.book
-def test_it_waits_until_the_page_can_be_printed(tmp_path):
+def test_it_waits_until_the_page_can_be_printed(tmp_path, chromium_path):
     script = "document.body.textContent = 'ready'; document.documentElement.dataset.printable = ''"
     page = tmp_path / "index.html"
     page.write_text(f"<html><body><script>setTimeout(() => {{ {script} }}, 1500)</script></html>")
     with ThreadPoolExecutor(1) as thread:  # Playwright allows one browser a thread
-        assert thread.submit(load_tool().print_pdf, page, tmp_path / "s.pdf").result()
+        assert thread.submit(make_slides.print_pdf, page, tmp_path / "s.pdf").result()
     assert "ready" in PdfReader(tmp_path / "s.pdf").pages[0].extract_text()
