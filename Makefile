@@ -39,7 +39,7 @@ help: ## list the targets
 
 # The next build, of whatever edition, runs the chapters whose code has changed, and all when
 # anything else has that they use. What a failed or interrupted build left is not built upon.
-USED := dgprune_lite book/_ext book/_static book/results _config.yml _toc.yml constraints.txt Makefile
+USED := dgprune_lite book/dgprune_book book/_ext book/_static book/results _config.yml _toc.yml constraints.txt Makefile
 CHANGED = find $(USED) -type f ! -name "*.pyc" -newer _build/.complete
 
 START = { [ -f _build/.complete ] && [ -z "$$($(CHANGED))" ] || rm -rf _build; } && \
@@ -89,7 +89,7 @@ bench: env-test ## print the speed tables
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
 
 study: env-test ## run the full grid of experiments behind the book's figures (hours; resumable)
-	$(RUN) -m dgprune_lite.study
+	$(RUN) -m dgprune_book.study
 
 .PHONY: slides
 slides: env-pdf ## make the lecture's slides: _build/slides/ and, with Chromium, _build/slides.pdf

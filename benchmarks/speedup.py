@@ -17,7 +17,7 @@ import torch
 from pruner import network, write
 
 import dgprune_lite as dg
-from dgprune_lite.timing import median_latency
+from dgprune_lite.pruning.timing import median_latency
 
 RATIOS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 

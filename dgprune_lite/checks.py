@@ -1,48 +1,31 @@
-"""What training, scoring and evaluation refuse, and how they say so.
-
-What this file is *not*: a part of the method.
-"""
+"""What every part of the package refuses, and how it says so."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
 
-import torch
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dgprune_lite.domains import check_batch, count, fetch, nearest_name
-from dgprune_lite.running import count_classes, device_of, in_dtype_of
 
-ALGORITHMS = ("ERM", "VREx")
+def nearest_name(name: object, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name nearest to `name`, or "" if none is near.
 
+    Args:
+        name: what the caller gave.
+        known: the names that would have been right.
 
-def check_whole_numbers(**settings: tuple[int, int]) -> None:
-    for name, (value, least) in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is {value!r}; expected a whole number")
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
+    Returns:
+        A sentence with a leading space, to be put at the end of an error message.
 
-
-def check_numbers(**settings: float) -> None:
-    for name, value in settings.items():
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name} is {value!r}; expected a finite number of at least 0")
-
-
-def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
-    if algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"unknown algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}."
-            f"{nearest_name(algorithm, ALGORITHMS)}"
-        )
-    if algorithm == "VREx" and len(train) == 1:
-        raise ValueError(
-            f"algorithm 'VREx' with the single domain {next(iter(train))!r}; expected at least "
-            f"two, since it minimises the variance of their risks (use 'ERM' for one domain)"
-        )
+    Example:
+        >>> nearest_name("mnistm", ("mnist_m", "optdigits"))
+        " Did you mean 'mnist_m'?"
+    """
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
+    return f" Did you mean {by_lower_case[close[0]]!r}?" if close else ""
 
 
 def named_domains(data: object, argument: str, example: str = "split.train") -> dict[str, Dataset]:
@@ -59,39 +42,20 @@ def named_domains(data: object, argument: str, example: str = "split.train") -> 
     return dict(data)
 
 
-def sources(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    train = named_domains(train, "train")
-    taken = [name for name in train if name in ("step", "loss")]
-    if taken:
-        raise ValueError(
-            f"a domain is called {taken[0]!r}, like a column of the history; give it another name"
-        )
-    return train
+def require(what: str, *packages: str, extra: str) -> None:
+    """Raise an ImportError that says what to install if a package is missing.
 
+    Args:
+        what: What needs the packages, for the message.
+        packages: Their names.
+        extra: The extra of this package that brings them.
 
-def check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[int, ...], int]:
-    """Look at one image of each domain; return the shape of images and the number of classes."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, dataset in train.items():
-        if count(dataset, name) == 0:
-            raise ValueError(f"domain {name!r} has no images; expected at least one")
-        images, labels = fetch(dataset, [0])
-        check_batch(images, labels, where=f"domain {name!r}, image 0")
-        shapes[name] = tuple(images.shape[1:])
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the domains have images of shapes {shapes}; expected one shape for all")
-    return shapes[name], count_classes(model, in_dtype_of(model, images.to(device_of(model))))
-
-
-def check_losses(losses: Tensor, steps: range, names: list[str]) -> None:
-    table = losses[steps.start : steps.stop].cpu()
-    if bool(torch.isfinite(table).all()):
-        return
-    row = int((~torch.isfinite(table)).any(1).nonzero()[0])
-    bad = [name for name, risk in zip(names, table[row, 1:], strict=True) if not risk.isfinite()]
-    what = f"the risk of domain {bad[0]!r}" if len(bad) == 1 else f"the risk of domains {bad}"
-    value = table[row, 1 + names.index(bad[0])] if bad else table[row, 0]
-    raise ValueError(
-        f"{what if bad else 'the objective'} is {float(value)} at step {steps.start + row + 1}; "
-        f"expected a finite number (check the images for NaN, or lower lr)"
-    )
+    >>> require("arithmetic", "math", extra="study")
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f'{what} needs {package}: pip install {package} (or "dgprune-lite[{extra}]")'
+            ) from error

@@ -2,7 +2,7 @@
 
 On GPUs PyTorch rounds the inputs of float32 convolutions to TF32, with 10 bits after the leading
 one, by default. That is harmless for training, but larger than what one filter changes, and than
-what :func:`~dgprune_lite.verification.check_exact` lets pass as rounding.
+what :func:`~dgprune_lite.pruning.verification.check_exact` lets pass as rounding.
 """
 
 from __future__ import annotations

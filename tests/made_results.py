@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-
-from dgprune_lite.analysis import BASELINES
+from dgprune_book.study.analysis import BASELINES
 
 ENVS = ("mnist", "mnist_m", "optdigits", "syn")
 

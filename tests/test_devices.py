@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
+from dgprune_book.study.variants import masked_statistics
 from networks import ByNumbers, FromDisk, assert_same, domains, fingerprint, network
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
-from dgprune_lite.variants import masked_statistics
 
 
 @pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -28,8 +28,8 @@ def test_commands_exist(name):
     assert named <= targets, named - targets
     for tool in re.findall(r"python (tools/\w+\.py|benchmarks/[a-z]\w*\.py)", text):
         assert (ROOT / tool).is_file(), tool
-    for module in re.findall(r"python -m (dgprune_lite[\w.]*)", text):
-        place = ROOT / module.replace(".", "/")
+    for module in re.findall(r"python -m (dgprune_book[\w.]*)", text):
+        place = ROOT / "book" / module.replace(".", "/")
         assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
 
 

@@ -17,9 +17,9 @@ from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
 from dgprune_lite.exactness import full_float32
-from dgprune_lite.gates import gate_gradient, gate_gradients_per_image
-from dgprune_lite.risks import ORDERS
 from dgprune_lite.running import evaluating, layout_for
+from dgprune_lite.scores.gates import gate_gradient, gate_gradients_per_image
+from dgprune_lite.scores.risks import ORDERS
 
 pytestmark = pytest.mark.gpu
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}

@@ -7,13 +7,14 @@ import re
 import sys
 from pathlib import Path
 
+import dgprune_book
 import numpy as np
 import pytest
+from dgprune_book.assignment import __main__ as assignment
+from dgprune_book.assignment import protocol
+from dgprune_book.study import agreement, analysis, runner
 
 import dgprune_lite
-from dgprune_lite import agreement, analysis, study
-from dgprune_lite.assignment import __main__ as assignment
-from dgprune_lite.assignment import protocol
 
 STUDY = r'pip install (joblib|scipy) .or "dgprune-lite\[study\]"'
 
@@ -27,10 +28,10 @@ STUDY = r'pip install (joblib|scipy) .or "dgprune-lite\[study\]"'
             lambda: agreement.rank_correlation({"sizes": {"a": 3}}, np.arange(3), np.arange(3)),
             f"the rank correlation needs scipy: {STUDY}",
         ),
-        ("joblib", lambda: study.run([], "unused"), f"a study needs joblib: {STUDY}"),
+        ("joblib", lambda: runner.run([], "unused"), f"a study needs joblib: {STUDY}"),
         (
             "distributed",
-            lambda: study.run([], "unused", backend="dask"),
+            lambda: runner.run([], "unused", backend="dask"),
             r"distributed: pip install distributed",
         ),
         ("joblib", lambda: protocol.run({}, [], "unused"), f"submissions needs joblib: {STUDY}"),
@@ -45,10 +46,10 @@ def test_a_missing_package_is_named(missing, call, message, monkeypatch):
 @pytest.mark.parametrize(
     ("missing", "program", "arguments", "message"),
     [
-        ("joblib", study, ["smoke"], f"a study needs joblib: {STUDY}"),
+        ("joblib", runner, ["smoke"], f"a study needs joblib: {STUDY}"),
         (
             "distributed",
-            study,
+            runner,
             ["smoke", "--backend", "dask"],
             r"needs distributed: pip install distributed",
         ),
@@ -71,7 +72,8 @@ def test_a_program_names_what_is_missing_before_it_does_anything(
 def test_no_module_needs_an_optional_package_to_be_imported():
     """Else a command line could not even say what is missing."""
     optional = {"joblib", "scipy", "distributed", "datasets", "torch_pruning", "onnx", "timm"}
-    for path in Path(dgprune_lite.__file__).parent.rglob("*.py"):
+    folders = [Path(package.__file__).parent for package in (dgprune_lite, dgprune_book)]
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {alias.name for node in imports for alias in node.names}

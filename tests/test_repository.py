@@ -59,7 +59,7 @@ def test_constraints_pin_a_version_that_pyproject_allows():
 
 
 def test_top_level_has_what_the_readme_promises():
-    folders = ["book", "dgprune_lite", "tests", "tools", "benchmarks"]
+    folders = ["book", "dgprune_lite", "book/dgprune_book", "tests", "tools", "benchmarks"]
     settings = ["pyproject.toml", "constraints.txt", "environment.yml", "Makefile", ".ci/run"]
     book = ["_config.yml", "_toc.yml"]
     papers = ["README.md", "CITATION.cff", "LICENSE", "LICENSE-CONTENT"]
@@ -92,27 +92,83 @@ def test_repository_address_stands_once():
     address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     tracked = [
         path
-        for pattern in ("*.md", "*.toml", "*.cff", "*.yml", "book/*.md", "dgprune_lite/**/*.py")
+        for pattern in ("*.md", "*.toml", "*.cff", "*.yml", "book/*.md", "**/dgprune_*/**/*.py")
         for path in ROOT.glob(pattern)
     ]
     assert [path.name for path in tracked if address in path.read_text()] == ["_config.yml"]
 
 
-def test_core_modules_import_no_plots_or_widgets():
-    results_only = {"plots.py", "plan_figure.py", "explorer.py", "explorer_figure.py", "browser.py"}
-    banned = {"matplotlib", "seaborn", "ipywidgets", "IPython"}
-    for path in (ROOT / "dgprune_lite").rglob("*.py"):
-        if path.name in results_only:
+ROOMS = ("channels", "domains", "networks", "scores", "pruning", "interop")
+# Which rooms a room may use, besides the files at the top that all use.
+BELOW = {
+    "": set(),
+    "channels": {""},
+    "domains": {""},
+    "networks": {"", "domains"},
+    "scores": {"", "domains", "channels"},
+    "pruning": {"", "domains", "channels", "scores"},
+    "interop": {"", "channels", "scores", "pruning"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports, also inside functions, but not for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def modules_of(folder: Path) -> dict[str, Path]:
+    """Dotted name to file."""
+    names = {}
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def test_rooms_use_only_what_lies_below_them():
+    package = ROOT / "dgprune_lite"
+    assert {path.parent.name for path in package.glob("*/__init__.py")} == set(ROOMS)
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room == "__init__":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""] + [alias.name for alias in node.names]
-            for name in names:
-                assert name.split(".")[0] not in banned, f"{path.name} imports {name}"
-                assert f"{name}.py" not in results_only, f"{path.name}: {name}"
+        room = room if room in ROOMS else ""
+        for name in imports_of(path):
+            parts = name.split(".")
+            assert parts[0] not in ("dgprune_book", "seaborn", "ipywidgets", "IPython"), path
+            assert parts[0] != "matplotlib" or path.name == "plan_figure.py", path
+            if parts[0] == "dgprune_lite" and len(parts) > 1:
+                used = parts[1] if parts[1] in ROOMS else ""
+                assert used == room or used in BELOW[room], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ["dgprune_lite", "book/dgprune_book"])
+def test_no_modules_import_each_other_in_a_circle(folder):
+    modules = modules_of(ROOT / folder)
+    package = Path(folder).name
+    uses = {
+        name: {other for other in imports_of(path) if other in modules} - {name, package}
+        for name, path in modules.items()
+        if name != package
+    }
+    # A package is imported before what lies in it: its own imports count, those from it do not.
+    uses = {
+        name: {other for other in used if not name.startswith(f"{other}.")}
+        for name, used in uses.items()
+    }
+    while free := {name for name, used in uses.items() if not used}:
+        uses = {name: used - free for name, used in uses.items() if name not in free}
+    assert not uses, f"in circles: {sorted(uses)}"
 
 
 def test_import_brings_nothing_heavy_beside_torch():
@@ -124,7 +180,7 @@ def test_import_brings_nothing_heavy_beside_torch():
     )
     modules = set(result.stdout.split())
     assert heavy & {name.split(".")[0] for name in modules} == set()
-    assert "dgprune_lite.exercises" not in modules
+    assert not [name for name in modules if name.startswith("dgprune_book")]
 
 
 def test_import_costs_little_more_than_torch():

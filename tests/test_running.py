@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgprune_lite.models import build_model
+from dgprune_lite.networks.models import build_model
 from dgprune_lite.running import count_classes, evaluating, in_dtype_of, layout_for, logits_of, move
 
 

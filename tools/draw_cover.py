@@ -11,10 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-
-from dgprune_lite import plots
-from dgprune_lite.analysis import BASELINES, balanced, losses, standard_error
-from dgprune_lite.results import read_results
+from dgprune_book.figures import plots
+from dgprune_book.study.analysis import BASELINES, balanced, losses, standard_error
+from dgprune_book.study.results import read_results
 
 ROOT = Path(__file__).parents[1]
 ROLES = {"loss_in_domain": "the domains it was trained on", "loss_unseen": "a domain it never saw"}

@@ -1,6 +1,7 @@
 """The book's Sphinx extension: pages that ask no other host for anything, also opened as files.
 
-Before chapters run, it asks `dgprune_lite.explorer` for explorers that work without a kernel.
+Before chapters run, it asks `dgprune_book.figures.explorer` for explorers that work without a
+kernel.
 
 When pages are written it
 

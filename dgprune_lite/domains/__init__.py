@@ -1,13 +1,13 @@
 """Labelled images that know which domain they come from, and the leave-one-domain-out split."""
 
-from dgprune_lite.domains.base import MultipleDomainDataset, nearest_name
+from dgprune_lite.domains.base import MultipleDomainDataset
 from dgprune_lite.domains.benchmarks import PACS, VLCS, OfficeHome, TerraIncognita
 from dgprune_lite.domains.digits import DigitsLite
 from dgprune_lite.domains.digits_dg import DigitsDG
 from dgprune_lite.domains.folders import MultipleEnvironmentImageFolder
 from dgprune_lite.domains.images import ImageDomain
 from dgprune_lite.domains.loading import batches, check_batch, count, fetch, read, to_device
-from dgprune_lite.domains.mnist_variants import ColoredMNIST, RotatedMNIST
+from dgprune_lite.domains.mnist import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
 from dgprune_lite.domains.tiny_pacs import draw_tiny_pacs
 from dgprune_lite.domains.unreadable import unreadable_images
@@ -31,7 +31,6 @@ __all__ = [
     "draw_tiny_pacs",
     "fetch",
     "leave_one_domain_out",
-    "nearest_name",
     "read",
     "to_device",
     "unreadable_images",

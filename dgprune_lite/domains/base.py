@@ -6,29 +6,11 @@ domain name to `torch.utils.data.Dataset`; splitting is in `splits.py`, batching
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 
 from torch.utils.data import Dataset
 
-
-def nearest_name(name: object, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the known name nearest to `name`, or "" if none is near.
-
-    Args:
-        name: what the caller gave.
-        known: the names that would have been right.
-
-    Returns:
-        A sentence with a leading space, to be put at the end of an error message.
-
-    Example:
-        >>> nearest_name("mnistm", ("mnist_m", "optdigits"))
-        " Did you mean 'mnist_m'?"
-    """
-    by_lower_case = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
-    return f" Did you mean {by_lower_case[close[0]]!r}?" if close else ""
+from dgprune_lite.checks import nearest_name
 
 
 class MultipleDomainDataset:

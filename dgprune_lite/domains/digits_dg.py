@@ -22,7 +22,7 @@ from dgprune_lite.domains.digits import (
     colour_glyphs,
     grey_to_colour,
 )
-from dgprune_lite.domains.mnist_variants import rotate
+from dgprune_lite.domains.mnist import rotate
 from dgprune_lite.domains.sources import Folder, mnist_scans, svhn_images
 
 SIDE = 32

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgprune_lite.domains.base import MultipleDomainDataset, nearest_name
+from dgprune_lite.checks import nearest_name
+from dgprune_lite.domains.base import MultipleDomainDataset
 from dgprune_lite.domains.images import ImageDomain, balanced_places
 from dgprune_lite.domains.trees import Files, Layout, find_images, listed
 from dgprune_lite.domains.unreadable import unreadable_images

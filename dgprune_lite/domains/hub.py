@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dgprune_lite.domains.base import nearest_name
+from dgprune_lite.checks import nearest_name, require
 from dgprune_lite.domains.images import ImageDomain
-from dgprune_lite.optional import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dgprune_lite.domains.base import nearest_name
+from dgprune_lite.checks import nearest_name
 
 SHOWN = 10  # names that an error message lists; more are counted
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgprune_lite.channels import ChannelGraph
-from dgprune_lite.risks import check_graph
+from dgprune_lite.channels.graph import ChannelGraph
+from dgprune_lite.pruning.selection import check_scores
 from dgprune_lite.running import check_model
-from dgprune_lite.selection import check_scores
+from dgprune_lite.scores.risks import check_graph
 
 
 def as_importance(
@@ -26,8 +26,8 @@ def as_importance(
 
     Args:
         model: The network that the pruner gets.
-        graph: From :func:`~dgprune_lite.channels.trace_channels`, of this model.
-        scores: From :func:`~dgprune_lite.scores.score`.
+        graph: From :func:`~dgprune_lite.channels.graph.trace_channels`, of this model.
+        scores: From :func:`~dgprune_lite.scores.criteria.score`.
 
     Returns:
         A function from a group of torch-pruning to the scores of its root layer's channels,

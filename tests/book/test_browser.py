@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from chromium import FLAGS
+from dgprune_book.figures import network_page
 
-from dgprune_lite import browser, trace_channels
+from dgprune_lite import trace_channels
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "book" / "_static" / "network"
@@ -100,8 +101,8 @@ def tab(new_tab: Callable[..., Tab]) -> Tab:
 
 
 @pytest.fixture(scope="module")
-def page_in_python() -> browser.Export:
-    return browser.read(FOLDER / "data.js")
+def page_in_python() -> network_page.Export:
+    return network_page.read(FOLDER / "data.js")
 
 
 def wait(page: Any) -> None:
@@ -145,7 +146,7 @@ SETTINGS = [
     {"unseen": unseen, "criterion": criterion, "ratio": ratio, "recalibrate": recalibrate}
     for unseen in UNSEEN
     for criterion, ratio, recalibrate in [
-        *zip(browser.CRITERIA, RATIOS, (False, True) * 2 + (False,), strict=True),
+        *zip(network_page.CRITERIA, RATIOS, (False, True) * 2 + (False,), strict=True),
         ("fisher", 0.3, False),
         ("risk_variance", 0.3, False),
         ("l1", 0.0, True),
@@ -162,7 +163,7 @@ SETTINGS += [  # a whole layer
 ]
 
 
-def removed_by(page: browser.Export, setting: dict[str, Any]) -> dict[str, list[int]]:
+def removed_by(page: network_page.Export, setting: dict[str, Any]) -> dict[str, list[int]]:
     gone = page.removed(
         setting["unseen"], setting.get("criterion", "l1"), setting.get("ratio", 0.0)
     )

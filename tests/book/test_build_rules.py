@@ -108,5 +108,5 @@ def test_chapters_use_no_output_widget():
     for chapter in sorted((ROOT / "book").glob("[0-9]*.md")):
         found = re.search(r"\binteract\w*\(|\bOutput\(", chapter.read_text())
         assert not found, (
-            f"{chapter.name} uses {found[0]}: take dgprune_lite.explorer.PruneExplorer"
+            f"{chapter.name} uses {found[0]}: take dgprune_book.figures.explorer.PruneExplorer"
         )

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from dgprune_lite.domains import MultipleDomainDataset, nearest_name
+from dgprune_lite.checks import nearest_name
+from dgprune_lite.domains import MultipleDomainDataset
 
 
 def tiny(n: int = 6) -> TensorDataset:

@@ -20,7 +20,7 @@ from dgprune_lite.domains import (
     digits,
     leave_one_domain_out,
 )
-from dgprune_lite.domains.mnist_variants import rotate
+from dgprune_lite.domains.mnist import rotate
 
 VARIANTS = [RotatedMNIST, ColoredMNIST]
 ROTATED = {"0": 0, "15": 15, "30": 30, "45": 45, "60": 60, "75": 75}
@@ -136,9 +136,7 @@ def test_loading_is_quick() -> None:
 
 
 def test_every_scan_is_in_one_environment_of_rotated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "dgprune_lite.domains.mnist_variants.rotate", lambda images, degrees: images
-    )
+    monkeypatch.setattr("dgprune_lite.domains.mnist.rotate", lambda images, degrees: images)
     data, found = RotatedMNIST(), Counter[bytes]()
     for env in data:
         images, labels = tensors(data, env)

@@ -1,0 +1,1 @@
+"""The book's figures, its explorer and the network in the page."""

@@ -1,0 +1,1 @@
+"""The resumable study behind the book's figures: cells, results, statistics."""

@@ -1,0 +1,8 @@
+"""The command line: ``python -m dgprune_book.study --help``."""
+
+import sys
+
+from dgprune_book.study.runner import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The four claims of the paper's abstract, judged by a rule that was written before the results.
+
+What this file is *not*: the statistics that the rule uses (``analysis.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from dgprune_book.study.analysis import (
+    BASELINES,
+    bootstrap_interval,
+    compare,
+    known_method,
+    losses,
+    table_of_pairs,
+)
+
+CLAIMS = (
+    "After filter pruning the intra-domain performance is maintained",
+    "Cross-domain performance decays to a large extent",
+    "Risk variance keeps more domain-generalized filters",
+    "At the same ratio, risk variance is significantly better across domains than the baselines",
+)
+
+
+def claims_table(
+    frame: pd.DataFrame, *, pruning_ratio: float = 0.5, method: str = "risk_variance"
+) -> pd.DataFrame:
+    """Judge the four claims of the paper's abstract by the results, with a rule fixed beforehand.
+
+    All effects are means over pairs, in points, with a bootstrap 95 % interval [low, high];
+    "standard criteria" are l1, bn_scale, fpgm, taylor and fisher.
+
+    1. *Maintained in-domain.* Effect: in-domain loss, averaged over the standard criteria.
+       Supported if high ≤ 1, not supported if low > 1, else partly.
+    2. *Decays across domains.* Effect: unseen loss minus in-domain loss, averaged over the
+       standard criteria. Supported if low > 1, partly if 0 < low ≤ 1, else not supported.
+    3. *Keeps more domain-generalized filters.* Effect: unseen loss before fine-tuning (BatchNorm
+       recalibrated), of the average standard criterion minus the method's. Supported if low > 0,
+       partly if the mean is positive but low ≤ 0, else not supported.
+    4. *Significantly better.* Effect: unseen loss of the best standard criterion (smallest mean
+       loss on the unseen domain, which favours the baselines) minus the method's. Supported if
+       the method is better than every standard criterion with Holm-corrected p < 0.05, partly if
+       better than at least one with p < 0.05 and worse than none with p < 0.05, else not.
+
+    Args:
+        frame: From :func:`~dgprune_book.study.results.read_results`, of one network and one budget.
+        pruning_ratio: At which to judge.
+        method: A ``method`` of :func:`~dgprune_book.study.analysis.losses`, chosen without looking
+            at the unseen domain.
+
+    Returns:
+        One row a claim: claim, measured (what the effect is), effect, low, high, pairs,
+        pruning_ratio, verdict ("supported", "partly", "not supported").
+    """
+    lost = losses(frame)
+
+    def table(value: str) -> pd.DataFrame:
+        pairs = table_of_pairs(lost, pruning_ratio, value)
+        return pairs[[known_method(name, pairs) for name in (*BASELINES, method)]].dropna()
+
+    inside, unseen = table("loss_in_domain"), table("loss_unseen")
+    before = table("loss_unseen_before")
+    standard = list(BASELINES)
+    maintained = inside[standard].mean(axis=1)
+    decay = (unseen[standard] - inside[standard]).mean(axis=1)
+    kept = before[standard].mean(axis=1) - before[method]
+    best = str(unseen[standard].mean().idxmin())
+    gain = unseen[best] - unseen[method]
+    against = compare(lost, method, standard, pruning_ratio=pruning_ratio)
+    significant = against["p_holm"] < 0.05
+    better = significant & (against["difference"] > 0)
+    worse = significant & (against["difference"] < 0)
+
+    rows: list[dict[str, Any]] = []
+    for claim, measured, effect in zip(
+        CLAIMS,
+        (
+            "in-domain loss of the standard criteria",
+            "unseen loss minus in-domain loss, standard criteria",
+            f"unseen loss before fine-tuning, standard criteria minus {method}",
+            f"unseen loss, best standard criterion ({best}) minus {method}",
+        ),
+        (maintained, decay, kept, gain),
+        strict=True,
+    ):
+        low, high = bootstrap_interval(effect)
+        rows.append(
+            {
+                "claim": claim,
+                "measured": measured,
+                "effect": float(effect.mean()),
+                "low": low,
+                "high": high,
+                "pairs": len(effect),
+                "pruning_ratio": pruning_ratio,
+            }
+        )
+    first, second, third, _ = rows
+    verdicts = (
+        _verdict(first["high"] <= 1, first["low"] <= 1),
+        _verdict(second["low"] > 1, second["low"] > 0),
+        _verdict(third["low"] > 0, third["effect"] > 0),
+        _verdict(bool(better.all()), bool(better.any() and not worse.any())),
+    )
+    return pd.DataFrame(rows).assign(verdict=verdicts)
+
+
+def _verdict(supported: bool, partly: bool) -> str:
+    return "supported" if supported else "partly" if partly else "not supported"

@@ -1,0 +1,301 @@
+"""One experiment: prune a trained network in one way, fine-tune it, and measure it twice.
+
+Or, for a ranking, prune nothing and keep what the scores say.
+
+What this file is *not*: the list of experiments (``grids.py``), or what runs many (``study.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from dgprune_book.study.cells import Cell
+from dgprune_book.study.results import to_line
+from dgprune_book.study.variants import masked_statistics, virtual_domains
+from dgprune_lite.channels.graph import ChannelGraph, trace_channels
+from dgprune_lite.checks import nearest_name
+from dgprune_lite.domains import (
+    ColoredMNIST,
+    DigitsLite,
+    MultipleDomainDataset,
+    RotatedMNIST,
+    Split,
+    count,
+    leave_one_domain_out,
+)
+from dgprune_lite.files import write_atomically
+from dgprune_lite.networks.evaluation import evaluate, summarize
+from dgprune_lite.networks.models import build_model, load_model, save_model
+from dgprune_lite.networks.training import fit, recalibrate_batchnorm
+from dgprune_lite.pruning.pruning import PruningPlan, kept_filters, make_plan, plan_pruning
+from dgprune_lite.scores.criteria import NEEDS_STATISTICS, normalize_groups, score
+from dgprune_lite.scores.risks import DomainStatistics, Order, domain_statistics
+
+DATASETS: dict[str, Callable[[], MultipleDomainDataset]] = {
+    "DigitsLite": DigitsLite,
+    "RotatedMNIST": RotatedMNIST,
+    "ColoredMNIST": ColoredMNIST,
+}
+DIGITS = 5  # decimals kept of accuracies and risks
+
+
+@cache
+def _dataset(name: str) -> MultipleDomainDataset:
+    if name not in DATASETS:
+        raise ValueError(
+            f"dataset {name!r} is unknown; expected one of {', '.join(DATASETS)}."
+            f"{nearest_name(name, DATASETS)}"
+        )
+    return DATASETS[name]()
+
+
+class Bench:
+    """What the cells of one dense network share: data, network, graph, statistics.
+
+    Args:
+        cell: Any of them.
+        work: The study's folder; the dense network is kept in its folder ``dense``.
+        device: Where to compute.
+    """
+
+    def __init__(self, cell: Cell, work: Path, device: str = "cpu") -> None:
+        split = leave_one_domain_out(_dataset(cell.dataset), cell.test_env, cell.seed)
+        self.split = _without(split, cell.without)
+        self.model = dense_network(cell, self.split, work, device)
+        self.example = self.split.example_inputs.to(device)
+        self.graph = trace_channels(self.model, self.example)
+        self._statistics: dict[tuple[Any, ...], DomainStatistics] = {}
+
+    def scores(self, cell: Cell, model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+        """The cell's scores of ``model``; statistics of the dense network are measured once."""
+        if cell.criterion == "random":
+            return score("random", model, graph, seed=random_seed(cell, graph))
+        if cell.criterion not in NEEDS_STATISTICS:
+            return score(cell.criterion, model, graph, **cell.options)
+        # Never less than order "fisher": the first-order terms are then the same to the last bit
+        # whichever other cells are measured, since each order computes them in its own way.
+        order: Order = "exact" if cell.options.get("order") == "exact" else "fisher"
+        key = (order, cell.scored_on, cell.images_per_domain, cell.statistics)
+        if model is not self.model:
+            stats = self._measure(model, graph, *key)
+        elif key in self._statistics:
+            stats = self._statistics[key]
+        else:
+            stats = self._statistics[key] = self._measure(model, graph, *key)
+        return score(cell.criterion, model, graph, stats, **cell.options)
+
+    def _measure(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        order: Order,
+        part: str | None,
+        images: int | None,
+        statistics: str = "plain",
+    ) -> DomainStatistics:
+        data: dict[str, Dataset] = self.split.val if part == "val" else self.split.train
+        if images is not None:  # the parts are in random order already
+            data = {d: Subset(s, range(min(images, count(s, d)))) for d, s in data.items()}
+        if statistics == "masked":
+            return masked_statistics(model, graph, data, order=order)
+        if statistics == "virtual":
+            data = virtual_domains(data)
+        return domain_statistics(model, graph, data, order=order)
+
+
+def random_seed(cell: Cell, graph: ChannelGraph) -> int:
+    """What random scores are drawn with: another seed for every dense network."""
+    digest = hashlib.sha256(f"{cell.dense_id}/{graph.num_filters}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _without(split: Split, domain: str) -> Split:
+    if not domain:
+        return split
+    if domain not in split.train:
+        raise ValueError(f"without={domain!r} is not a source domain: {', '.join(split.train)}")
+    train = {name: part for name, part in split.train.items() if name != domain}
+    val = {name: part for name, part in split.val.items() if name != domain}
+    return Split(
+        split.test_env, split.seed, train, val, split.target, split.num_classes, split.input_shape
+    )
+
+
+def network_recipe(cell: Cell, split: Split) -> dict[str, Any]:
+    """A cell's network for :func:`~dgprune_lite.networks.models.build_model`, without a seed."""
+    recipe: dict[str, Any] = {"name": cell.network, "num_classes": split.num_classes}
+    return recipe | {"width": cell.width, "in_channels": split.input_shape[0]}
+
+
+def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> nn.Module:
+    """The trained network that a cell prunes, from the work folder or made there.
+
+    Where several processes train it at once, the one that is ready first decides: all of them go on
+    with its file, since on other hardware the weights come out a little different.
+    """
+    path = work / "dense" / f"{cell.dense_id}.safetensors"
+    recipe = network_recipe(cell, split)
+    if not path.is_file():
+        start, processor = time.perf_counter(), time.process_time()
+        model = build_model(**recipe, seed=cell.seed).to(device)
+        fit(
+            model,
+            split.train,
+            steps=cell.dense_steps,
+            algorithm=cell.algorithm,
+            vrex_lambda=cell.vrex_lambda,
+            seed=cell.seed,
+        )
+        took = _duration(start, processor)
+        # The times first: a network without them would stay so for good.
+        write_atomically(path.with_suffix(".json"), to_line(took), replace=False)
+        save_model(model, path, **recipe, replace=False)
+    return load_model(path).to(device)
+
+
+def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
+    """Prune, recalibrate, measure, fine-tune and measure again.
+
+    The unseen domain is read by the two measurements alone.
+
+    Args:
+        cell: What to do.
+        bench: Of the cell's dense network, which is left as it is.
+
+    Returns:
+        The cell's fields and its results; accuracies are shares (0 to 1), risks in nats. Results
+        named ``..._before`` are from before the (last round of) fine-tuning. A ranking gives the
+        size of every group instead, and ``values`` (one a filter): scores or, for the control, the
+        exact change of each domain's risk in nats when the filter goes, held-out images of the
+        sources and all of the unseen domain.
+    """
+    if cell.measure == "ranking":
+        return _ranking(cell, bench)
+    sizes = {name: group.size for name, group in bench.graph.groups.items()}
+
+    def plan(model: nn.Module, graph: ChannelGraph, number: int) -> PruningPlan:
+        ratio = cell.pruning_ratio * (number + 1) / cell.schedule_steps
+        return _plan(cell, bench, model, graph, sizes, ratio)
+
+    return {**asdict(cell), **prune_and_measure(cell, bench, plan)}
+
+
+def prune_and_measure(
+    cell: Cell, bench: Bench, make: Callable[[nn.Module, ChannelGraph, int], PruningPlan]
+) -> dict[str, Any]:
+    """What :func:`run_cell` does, with plans from wherever one likes: the book's protocol.
+
+    Args:
+        cell: Its seed, rounds and fine-tuning count; its criterion, ratio and scope do not.
+        bench: Of the cell's dense network, which is left as it is.
+        make: Network, its graph and the number of the round to the plan of what goes.
+
+    Returns:
+        The results, as :func:`run_cell` gives them, without the cell's fields.
+    """
+    start, processor = time.perf_counter(), time.process_time()
+    split, rounds = bench.split, cell.schedule_steps
+    steps = [cell.finetune_steps * (i + 1) // rounds for i in range(rounds)]
+    model, graph = bench.model, bench.graph
+    before: dict[str, Any] = {}
+    for number in range(rounds):
+        if number:
+            graph = trace_channels(model, bench.example)
+        plan = make(model, graph, number)
+        model = plan.apply(model)
+        # Seeds depend on the cell's seed and the round only: every criterion sees equal batches.
+        seed = 1000 * (cell.seed + 1) + number
+        recalibrate_batchnorm(model, split.train, seed=seed)
+        if number == rounds - 1:
+            before = _measurements(model, split)
+        budget = steps[number] - (steps[number - 1] if number else 0)
+        if budget:
+            fit(model, split.train, steps=budget, lr=cell.finetune_lr, seed=seed)
+    after = _measurements(model, split) if cell.finetune_steps else before
+    return {
+        **after,
+        **{f"{name}_before": value for name, value in before.items()},
+        "parameters": plan.parameters[1],
+        "macs": plan.macs[1],
+        "widths": {name: width for name, (_, width) in plan.widths.items()},
+        **_duration(start, processor),
+    }
+
+
+def _ranking(cell: Cell, bench: Bench) -> dict[str, Any]:
+    start, processor = time.perf_counter(), time.process_time()
+    values: Any
+    if cell.criterion == "none":
+        data = {**bench.split.val, bench.split.test_env: bench.split.target}
+        stats = domain_statistics(bench.model, bench.graph, data, order="exact")
+        values = dict(zip(stats.domains, map(_short, stats.ablation), strict=True))
+    else:
+        values = _short(bench.graph.join(bench.scores(cell, bench.model, bench.graph)))
+    return {
+        **asdict(cell),
+        "sizes": {name: group.size for name, group in bench.graph.groups.items()},
+        "values": values,
+        **_duration(start, processor),
+    }
+
+
+def _short(values: Tensor) -> list[float]:
+    """Six significant digits of each."""
+    return [float(f"{value:.6g}") for value in values.tolist()]
+
+
+def _duration(start: float, processor: float) -> dict[str, float]:
+    """Seconds since two clocks were read: on the wall, and of computing in this process."""
+    return {
+        "seconds": round(time.perf_counter() - start, 2),
+        "processor_seconds": round(time.process_time() - processor, 2),
+    }
+
+
+def _plan(
+    cell: Cell,
+    bench: Bench,
+    model: nn.Module,
+    graph: ChannelGraph,
+    sizes: dict[str, int],
+    ratio: float,
+) -> PruningPlan:
+    """Go down to ``ratio`` of the *dense* network's filters; ``sizes`` are its groups' sizes."""
+    if cell.criterion == "none":
+        return make_plan(graph, np.zeros(graph.num_filters, dtype=bool), 0.0)
+    scores = bench.scores(cell, model, graph)
+    if cell.scope == "global-normalized":
+        scores = normalize_groups(scores)
+    if cell.scope != "uniform":
+        wanted = kept_filters(sum(sizes.values()), ratio)
+        share = max(0.0, 1 - wanted / graph.num_filters)
+        return plan_pruning(graph, scores, share, global_pruning=True)
+    if model is bench.model:
+        return plan_pruning(graph, scores, ratio)
+    removed = np.zeros(graph.num_filters, dtype=bool)
+    for name, group in graph.groups.items():
+        order = np.argsort(scores[name].numpy(), kind="stable")
+        removed[group.start + order[: group.size - kept_filters(sizes[name], ratio)]] = True
+    return make_plan(graph, removed, ratio)
+
+
+def _measurements(model: nn.Module, split: Split) -> dict[str, Any]:
+    frame = evaluate(model, split, batch_size=128)  # small batches stay in the processor's cache
+    summary = summarize(frame)
+    by_domain = frame.set_index("domain").round(DIGITS)
+    return {
+        "accuracy_in_domain": round(summary["in_domain"], DIGITS),
+        "accuracy_unseen": round(summary["unseen"], DIGITS),
+        "accuracy_by_domain": by_domain["accuracy"].to_dict(),
+        "risk_by_domain": by_domain["risk"].to_dict(),
+    }

@@ -1,0 +1,1 @@
+"""Which filters of a network stand and fall together."""

@@ -1,0 +1,330 @@
+"""Which filters stand and fall together.
+
+The network is traced with ``torch.fx`` and followed on the shapes of an example while every
+activation carries, element by element, the *id* of the channel it belongs to. Convolutions and
+linear layers make fresh ids, shape operations move ids about, additions unite them
+(``channel_rules`` holds one short rule per operation). Connected ids are one *filter* that can
+only be kept or removed whole; filters that share the same producing layers form a *filter group*.
+All that surgery needs (which rows of which weight go) is then read off the ids.
+
+What this module does not do: it never changes the model, and it knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dgprune_lite.channels.following import Following, follow
+from dgprune_lite.channels.ids import FIXED, Kind, Value, squeeze_constant
+from dgprune_lite.channels.rules.layers import LAYERS
+from dgprune_lite.running import check_model
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with parameters along channel axes.
+
+    ``out_units[i]`` is the filter that output channel i belongs to, -1 where it is fixed.
+    ``in_units[j]`` is the same for entry j of the weight's input axis, see
+    ``filters_first``; None for depthwise convolutions, normalisations and activations with a
+    slope a channel, whose input goes with their output.
+    """
+
+    name: str
+    kind: Kind
+    out_units: np.ndarray
+    in_units: np.ndarray | None
+    weight_shape: tuple[int, ...]  # () for a normalisation without scale and shift
+    has_bias: bool
+    positions: int  # places where the kernel is applied to one image, over all calls
+
+    def widths(self, removed: np.ndarray | None = None) -> tuple[int, int]:
+        """Entries left on the output and the weight's input axis; ``removed``: bool (filters,)."""
+
+        def left(units: np.ndarray | None) -> int:
+            if units is None:
+                return 1
+            return len(units if removed is None else np.flatnonzero(keep_mask(units, removed)))
+
+        return left(self.out_units), left(self.in_units)
+
+    def size(self, removed: np.ndarray | None = None) -> tuple[int, int]:
+        """Parameters and multiply-accumulates per image that are left."""
+        rows, columns = self.widths(removed)
+        if not self.weight_shape:
+            return 0, 0
+        weights = rows * columns * math.prod(self.weight_shape[2:])
+        return weights + rows * self.has_bias, weights * self.positions
+
+
+@dataclass(frozen=True)
+class FilterGroup:
+    """Filters produced by the same layers, which lose the same number of channels.
+
+    The group's filters are numbers ``start`` to ``start + size`` of the graph's M filters.
+    """
+
+    name: str
+    start: int
+    size: int
+    producers: tuple[str, ...]
+
+    @property
+    def span(self) -> slice:
+        """Where the group's filters lie on an axis of all M filters."""
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What :func:`trace_channels` finds; plain data, no reference to the model.
+
+    Attributes:
+        groups: Name to :class:`FilterGroup`, in the network's order.
+        skipped: Module name to the reason why none of its filters can be removed.
+        layers: Name to :class:`Layer`, in the network's order.
+        gates: Modules on whose output the filters' gates sit: the last BatchNorm (or another
+            normalisation of single channels), or the convolution or linear layer where none
+            follows, before the filters are used.
+        parameters: Number of parameters of the whole model.
+        partly: Module name to how many of its channels must stay, and why, where others can go.
+    """
+
+    groups: dict[str, FilterGroup]
+    skipped: dict[str, str]
+    layers: dict[str, Layer]
+    gates: tuple[str, ...]
+    parameters: int
+    node_units: dict[str, Tensor] = field(repr=False)  # fx node to units, as broadcast to it
+    rebound: frozenset[str] = field(repr=False)  # fx nodes that change their input in place
+    partly: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_filters(self) -> int:
+        """M, the number of filters over all groups."""
+        return sum(group.size for group in self.groups.values())
+
+    def split(self, values: Tensor | np.ndarray) -> dict[str, Any]:
+        """Cut the last axis (M filters) into one part a group."""
+        return {name: values[..., group.span] for name, group in self.groups.items()}
+
+    def join(self, parts: dict[str, Tensor]) -> Tensor:
+        """The inverse of :meth:`split` for (filters,) tensors."""
+        if parts.keys() != self.groups.keys():
+            raise ValueError(
+                f"groups {list(parts)} are not those of the graph, {list(self.groups)}"
+            )
+        return torch.cat([parts[name] for name in self.groups] or [torch.zeros(0)])
+
+    def totals(self, removed: np.ndarray | None = None) -> tuple[int, int]:
+        """Parameters and MACs per image of the network without the ``removed`` filters.
+
+        Args:
+            removed: bool (M,); None for the whole network.
+        """
+        whole = sum(layer.size()[0] for layer in self.layers.values())
+        left = [layer.size(removed) for layer in self.layers.values()]
+        return (
+            self.parameters - whole + sum(parameters for parameters, _ in left),
+            sum(macs for _, macs in left),
+        )
+
+
+def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Which entries stay: those that are fixed (-1) or whose filter is not ``removed``."""
+    return np.concatenate([~removed, _STAYS])[units]  # -1 is the last entry
+
+
+_STAYS = np.ones(1, dtype=bool)
+
+
+def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Say where ``model`` does not have the layers, by name, with weights of these shapes."""
+    modules = dict(model.named_modules())
+    for name, expected in shapes.items():
+        weight = getattr(modules.get(name), "weight", None)
+        shape = () if weight is None else tuple(weight.shape)
+        if name not in modules or shape != tuple(expected):
+            found = f"has shape {shape}" if name in modules else "is not there"
+            return (
+                f"its layer {name!r} has a weight of shape {tuple(expected)}, "
+                f"in this {type(model).__name__} it {found}"
+            )
+    return None
+
+
+def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
+    """Find the filters of ``model`` that can be removed exactly, and what goes with each.
+
+    Args:
+        model: Any network that ``torch.fx`` can follow. It is not run itself, only a copy
+            without weights; hooks on it are not followed. Where it has more layers in training
+            than in evaluation (auxiliary heads), these are followed, too.
+        example_inputs: One input batch, such as float32 (1, 3, 28, 28), or a tuple of several.
+            Only shapes and dtypes count.
+
+    Returns:
+        The :class:`ChannelGraph`. Layers that cannot lose a filter exactly are in ``skipped``
+        with the reason.
+
+    Raises:
+        TypeError: The example is no tensor or tuple of tensors.
+        ValueError: The model cannot be traced (names the place), cannot be copied, or does not
+            accept the example.
+
+    Source: our construction (chapter 3); the idea of dependency groups is in Fang et al. 2023,
+    "DepGraph", there found by rules on pairs of layers.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 10))
+    >>> graph = trace_channels(net, torch.zeros(1, 3, 4, 4))
+    >>> graph.groups["0"].size, graph.skipped
+    (4, {'3': "its outputs are the network's outputs"})
+    """
+    check_model(model)
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if not all(isinstance(value, Tensor) for value in inputs):
+        kinds = ", ".join(type(value).__name__ for value in inputs)
+        raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {kinds}")
+    flow = follow(model, inputs)
+    _lock_tensors_of_others(flow)
+    return _read_off(flow, model)
+
+
+def filters_first(module: nn.Module, tensor: Tensor) -> Tensor:
+    """View a layer's weight as (outputs, inputs of a group, ...), also a transposed convolution's.
+
+    Tensors with one axis, such as a bias, stay as they are.
+    """
+    if tensor.ndim > 1 and isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return tensor.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return tensor
+
+
+def _lock_tensors_of_others(flow: Following) -> None:
+    """Lock layers whose weight or bias is computed, shared or read by somebody else."""
+    modules = dict(flow.module.named_modules())
+    owners: dict[int, set[int]] = defaultdict(set)
+    for module in modules.values():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].add(id(module))
+    for name, record in flow.records.items():
+        for key in ("weight", "bias"):
+            tensor = getattr(modules[name], key, None)
+            if tensor is None:
+                continue
+            reason = None
+            if modules[name]._parameters.get(key) is None:
+                reason = f"its {key} is computed from other tensors (a parametrization?)"
+            elif len(owners[id(tensor)]) > 1:
+                reason = f"its {key} belongs to another module, too"
+            elif id(tensor) in flow.read:
+                reason = f"its {key} is read outside of the layer, too"
+            if reason:
+                flow.lock(record.out, f"{name}: {reason}")
+                if record.into is not None:
+                    flow.lock(record.into, f"{name}: {reason}")
+
+
+def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
+    """Groups, gates and layers, as the ids say."""
+    root = flow.roots()
+    why: dict[int, str] = {}
+    for i, reason in flow.reasons.items():
+        why.setdefault(int(root[i]), reason)
+    producers = {
+        name: root[r.out.numpy()]
+        for name, r in flow.records.items()
+        if r.kind in ("conv", "linear")
+    }
+    members = _members(producers, why, len(root))
+    groups, unit_of_root, start, seen = {}, np.full(len(root), -1), 0, Counter[str]()
+    for layer_names, filters in members.items():
+        first = layer_names[0]
+        seen[first] += 1
+        name = first if seen[first] == 1 else f"{first}#{seen[first]}"
+        groups[name] = FilterGroup(name, start, len(filters), layer_names)
+        unit_of_root[filters] = np.arange(start, start + len(filters))
+        start += len(filters)
+    unit = unit_of_root[root]  # id to filter, -1 where fixed
+
+    layers = {
+        name: Layer(
+            name=name,
+            kind=r.kind,
+            out_units=unit[r.out.numpy()],
+            in_units=None if r.into is None else unit[r.into.numpy()],
+            weight_shape=r.weight_shape,
+            has_bias=r.has_bias,
+            positions=r.positions,
+        )
+        for name, r in flow.records.items()
+    }
+    skipped, partly = {}, {}
+    for name, roots in producers.items():
+        fixed = int((layers[name].out_units < 0).sum())
+        if fixed:
+            reason = next((why[r] for r in roots.tolist() if r in why), _OF_THE_INPUT)
+            if fixed == len(roots):
+                skipped[name] = reason
+            else:
+                partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
+    for name, module in model.named_modules():  # parameters that no rule knows of
+        if name not in layers and any(p is not None for p in module._parameters.values()):
+            skipped[name] = _unknown(module)
+    gates = tuple(name for name in flow.used_gates if (layers[name].out_units >= 0).any())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    units = {
+        node.name: torch.from_numpy(unit).take(squeeze_constant(value.ids))
+        for node, value in flow.values.items()
+        if isinstance(value, Value)
+    }
+    if flow.through_views or any(len(u) > 1 for u in units.values() if u.ndim):
+        units = {}  # there is no telling them apart image by image
+    rebound = frozenset(flow.rebound)
+    return ChannelGraph(groups, skipped, layers, gates, parameters, units, rebound, partly)
+
+
+def _members(
+    producers: Mapping[str, np.ndarray], why: dict[int, str], ids: int
+) -> dict[tuple[str, ...], np.ndarray]:
+    """The free filters by the layers that make them; a group's only filter must stay."""
+    made_by = np.zeros(ids, dtype=np.int64)  # number of an entry of `makers`
+    makers: list[tuple[str, ...]] = [()]
+    for name, roots in producers.items():
+        before, place = np.unique(made_by[roots], return_inverse=True)
+        made_by[roots] = len(makers) + place
+        makers += [(*makers[number], name) for number in before]
+    free = np.concatenate([*producers.values(), np.array([FIXED])])
+    free = free[np.sort(np.unique(free, return_index=True)[1])]  # in the network's order
+    free = free[~np.isin(free, [FIXED, *why])]
+    members = {}
+    for number in dict.fromkeys(made_by[free].tolist()):
+        filters = free[made_by[free] == number]
+        if len(filters) > 1:
+            members[makers[number]] = filters
+        else:
+            together = ", ".join(makers[number])
+            alone = f"the channels of {together} go only all at once, and some must stay"
+            why[int(filters[0])] = alone
+    return members
+
+
+_OF_THE_INPUT = "it filters channels of the input, which stay"
+
+
+def _unknown(module: nn.Module) -> str:
+    """Why a module with parameters is not among the layers."""
+    kind = type(module).__name__
+    if isinstance(module, (*LAYERS,)):
+        return f"this {kind} is not called as a module, or not in evaluation; its MACs are left out"
+    return f"{kind} is a kind of module whose channels are not followed; its MACs are left out"

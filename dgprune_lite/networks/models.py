@@ -1,0 +1,378 @@
+"""The small networks of the tutorial, torchvision's by name, and checkpoints of either.
+
+What this file is *not*: a zoo. Every network here starts from a seeded random initialisation, or
+torchvision's from pretrained weights (`pretrained.py`). Any other `nn.Module` works just as well
+with the rest of the package, and a network of your own joins `MODELS` in one line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from dgprune_lite.checks import nearest_name
+from dgprune_lite.files import write_atomically
+from dgprune_lite.networks.pretrained import load_pretrained
+
+CHECKPOINT_FORMAT = 1
+
+
+def digits_cnn(num_classes: int = 10, width: int = 32, in_channels: int = 3) -> nn.Module:
+    """Return a plain network for 28 × 28 digits: three convolutions and a linear layer.
+
+    Args:
+        num_classes: outputs of the network.
+        width: filters of the first convolution; the second and third have twice as many.
+        in_channels: channels of the images.
+
+    Returns:
+        An `nn.Sequential` from images (batch, in_channels, 28, 28) to logits (batch, num_classes).
+
+    Example:
+        >>> digits_cnn(width=4)(torch.zeros(2, 3, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    layers: dict[str, nn.Module] = {}
+    channels = in_channels
+    for number, filters in enumerate((width, 2 * width, 2 * width), start=1):
+        # (batch, channels, side, side) -> (batch, filters, side // 2, side // 2)
+        # No bias: the BatchNorm that follows subtracts it again.
+        layers[f"conv{number}"] = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
+        layers[f"bn{number}"] = nn.BatchNorm2d(filters)
+        # Pooling and ReLU commute, and ReLU on a quarter of the values makes a step 10 % shorter.
+        layers[f"pool{number}"] = nn.MaxPool2d(2)  # 28 -> 14 -> 7 -> 3
+        layers[f"relu{number}"] = nn.ReLU()
+        channels = filters
+    layers["flatten"] = nn.Flatten()  # (batch, 2 * width * 3 * 3)
+    layers["fc"] = nn.Linear(channels * 3 * 3, num_classes)
+    network = DigitsCNN()
+    for name, layer in layers.items():
+        network.add_module(name, layer)
+    return network
+
+
+class DigitsCNN(nn.Sequential):
+    """The network that `digits_cnn` returns, layer after layer."""
+
+    stores_channels_last = True  # see `layout_for`
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut around them (He et al., CVPR 2016, figure 2)."""
+
+    def __init__(self, inputs: int, filters: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, filters, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.relu = nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != filters:
+            # An average before the 1×1 convolution, rather than a stride in it, which would ignore
+            # three pixels of four (ResNet-D: He et al., "Bag of tricks", CVPR 2019) and which
+            # `layout_for` would have to run more slowly.
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True),
+                nn.Conv2d(inputs, filters, 1, bias=False),
+                nn.BatchNorm2d(filters),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (batch, inputs, side, side) -> (batch, filters, side / stride, side / stride)
+        hidden = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(hidden)) + self.shortcut(x))
+
+
+class DigitsResNet(nn.Module):
+    """The network that `digits_resnet` returns: stem, three basic blocks, average, linear."""
+
+    stores_channels_last = True  # see `layout_for`
+
+    def __init__(self, num_classes: int, width: int, in_channels: int = 3) -> None:
+        super().__init__()
+        # Halving the image in the stem costs a quarter of the arithmetic in the first stage.
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.stage1 = BasicBlock(width, width)
+        self.stage2 = BasicBlock(width, 2 * width, stride=2)
+        self.stage3 = BasicBlock(2 * width, 4 * width, stride=2)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)  # (batch, width, 14, 14)
+        x = self.stage1(x)  # (batch, width, 14, 14)
+        x = self.stage2(x)  # (batch, 2 * width, 7, 7)
+        x = self.stage3(x)  # (batch, 4 * width, 4, 4)
+        return self.fc(self.pool(x).flatten(1))  # (batch, num_classes)
+
+
+def digits_resnet(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> nn.Module:
+    """Return a small residual network for digits: where filters stand and fall together.
+
+    Args:
+        num_classes: outputs of the network.
+        width: filters of the stem and the first stage; the stages have w, 2w and 4w.
+        in_channels: channels of the images.
+
+    Returns:
+        A module from images (batch, in_channels, 28, 28) to logits (batch, num_classes); other
+        image sizes from 8 × 8 on work as well.
+
+    Source:
+        Basic blocks of He et al., "Deep residual learning for image recognition", CVPR 2016.
+
+    Example:
+        >>> digits_resnet(width=4)(torch.zeros(2, 3, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    return DigitsResNet(num_classes, width, in_channels)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "digits_cnn": digits_cnn,
+    "digits_resnet": digits_resnet,
+}
+"""Name to a function that returns a network; add your own here. It takes `num_classes` and, where
+the network has such settings, `width` and `in_channels`, all by name."""
+
+
+def build_model(
+    name: str,
+    num_classes: int = 10,
+    *,
+    width: int | None = None,
+    in_channels: int = 3,
+    weights: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Build a network by name, randomly initialised from a seed or with pretrained weights.
+
+    The same name, sizes and seed give the same weights; the global random state stays as it is.
+
+    Args:
+        name: a key of `MODELS` ("digits_cnn", "digits_resnet"), or any classification network that
+            torchvision knows ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0" ...).
+        num_classes: outputs of the network, at least 1.
+        width: filters of the first layer; None for the network's own default (32 for digits_cnn,
+            16 for digits_resnet). torchvision's networks have no such setting.
+        in_channels: channels of the images, such as `split.input_shape[0]`. torchvision's networks
+            have no such setting: they expect 3.
+        weights: for torchvision's networks, "DEFAULT" for its ImageNet weights (downloaded at first
+            use), another of its names ("IMAGENET1K_V1"), or a file with a state dictionary. The
+            head is new and random unless `num_classes` is that of the weights (ImageNet's: 1000).
+            None for random weights throughout.
+        seed: seed of the initialisation, at least 0.
+
+    Returns:
+        The network on the CPU, in training mode.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest known one), a size below 1, a negative
+            seed, a width, other than 3 channels or weights for a network without that setting, or
+            weights that are unknown, damaged or do not fit.
+        TypeError: for a size or a seed that is not a whole number.
+        ConnectionError: if pretrained weights are not downloaded yet and cannot be.
+        FileNotFoundError: if there is no such file of weights.
+
+    Example:
+        >>> model = build_model("digits_cnn", num_classes=10, seed=0)
+        >>> model(torch.zeros(1, 3, 28, 28)).shape, count_parameters(model)
+        (torch.Size([1, 10]), 62250)
+    """
+    _check_whole("num_classes", num_classes, at_least=1)
+    _check_whole("seed", seed, at_least=0)
+    if width is not None:
+        _check_whole("width", width, at_least=1)
+    _check_whole("in_channels", in_channels, at_least=1)
+    options: dict[str, Any] = {}
+    given: dict[str, Any] = {} if width is None else {"width": width}
+    if in_channels != 3:
+        given["in_channels"] = in_channels
+    if name in MODELS:
+        if weights is not None:
+            given["weights"] = weights
+        factory = MODELS[name]
+        settings = set(inspect.signature(factory).parameters)
+        whose, advice = repr(name), "leave it out"
+    else:
+        factory, options = _torchvision_factory(name, weights is not None)
+        settings = set()
+        whose = f"torchvision's {name!r}"
+        advice = f"leave it out or use one of {', '.join(MODELS)}"
+    for setting, value in given.items():
+        if setting not in settings:
+            raise ValueError(f"{setting} is {value}, but {whose} has no such setting; {advice}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = factory(num_classes=num_classes, **options, **given)
+        if weights is not None and name not in MODELS:
+            load_pretrained(model, name, weights)
+        return model
+
+
+def _check_whole(what: str, value: int, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} is {value!r}; expected a whole number")
+    if value < at_least:
+        raise ValueError(f"{what} is {value}; expected at least {at_least}")
+
+
+def _torchvision_factory(
+    name: str, pretrained: bool
+) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    # Imported here since it takes longer than all the rest of the package.
+    import torchvision.models
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ValueError(
+            f"unknown model {name!r}; expected one of {', '.join(MODELS)}, or a classification "
+            f"network of torchvision.{nearest_name(name, [*MODELS, *known])}"
+        )
+    options: dict[str, Any] = {"weights": None}
+    if name in ("googlenet", "inception_v3"):
+        # One output in training as in evaluation, and the initialisation named explicitly.
+        options |= {"aux_logits": False, "init_weights": True}
+        # torchvision's weights of these two are for images in another normalisation.
+        options["transform_input"] = pretrained
+    return torchvision.models.get_model_builder(name), options
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many parameters a network has, trainable or not; buffers are not counted.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The number of scalars in `model.parameters()`, shared ones counted once.
+
+    Example:
+        >>> count_parameters(nn.Linear(3, 2))
+        8
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_model(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    name: str,
+    num_classes: int = 10,
+    width: int | None = None,
+    in_channels: int = 3,
+    replace: bool = True,
+) -> None:
+    """Write a network that `build_model` made: weights as safetensors, its recipe as JSON within.
+
+    The file appears in one piece or not at all: it is written beside its place and then moved.
+    (A *pruned* network has other shapes; it is saved with its plan, by `dgprune_lite.save`.)
+
+    Args:
+        model: the network, whose weights fit `build_model` called with the settings below.
+        path: the file to write.
+        name: as given to `build_model`.
+        num_classes: as given to `build_model`.
+        width: as given to `build_model`.
+        in_channels: as given to `build_model`.
+        replace: whether to replace a file of that name; else it stays as it is.
+
+    Raises:
+        ValueError: if the weights do not fit that recipe.
+        FileNotFoundError: if the folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> model = build_model("digits_cnn", 10, width=4)
+        >>> save_model(model, f"{folder.name}/net.safetensors", name="digits_cnn", width=4)
+        >>> same = load_model(f"{folder.name}/net.safetensors")
+        >>> torch.equal(model.fc.weight, same.fc.weight)
+        True
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(path.parent)!r} to write {path.name!r} in; make it"
+        )
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    recipe: dict[str, Any] = {"name": name, "num_classes": num_classes, "width": width}
+    if in_channels != 3:  # unwritten otherwise, as in files from before there was a choice
+        recipe["in_channels"] = in_channels
+    _check_fit(state, build_model(**recipe), "the model to save", recipe)
+    metadata = {"format": f"dgprune_lite-model-{CHECKPOINT_FORMAT}", "recipe": json.dumps(recipe)}
+    write_atomically(path, to_safetensors(state, metadata), replace=replace)
+
+
+def load_model(path: str | os.PathLike[str]) -> nn.Module:
+    """Read a network that `save_model` wrote; nothing is unpickled.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The network on the CPU, in training mode, with the weights and running statistics saved.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole safetensors file, was not written by `save_model`, or
+            holds weights that do not fit its recipe.
+
+    Example:
+        See `save_model`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}; expected one written by save_model")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole safetensors file ({error}); was it cut short? "
+            f"Write it again with save_model"
+        ) from error
+    written, expected = metadata.get("format"), f"dgprune_lite-model-{CHECKPOINT_FORMAT}"
+    if written != expected:
+        raise ValueError(
+            f"{str(path)!r} has the format {written!r}; expected {expected!r}, "
+            f"which save_model of this version writes"
+        )
+    recipe = json.loads(metadata["recipe"])
+    model = build_model(
+        recipe["name"],
+        recipe["num_classes"],
+        width=recipe["width"],
+        in_channels=recipe.get("in_channels", 3),
+    )
+    _check_fit(state, model, repr(str(path)), recipe)
+    model.load_state_dict(state)
+    return model
+
+
+def _check_fit(state: dict[str, Tensor], model: nn.Module, what: str, recipe: dict) -> None:
+    wanted = model.state_dict()
+    for key in [*wanted, *state]:
+        have = tuple(state[key].shape) if key in state else "missing"
+        want = tuple(wanted[key].shape) if key in wanted else "no such tensor"
+        if have != want:
+            raise ValueError(
+                f"{what} does not fit build_model(**{recipe}): {key!r} is {have}, expected {want}"
+            )

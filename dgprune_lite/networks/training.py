@@ -1,0 +1,406 @@
+"""Training on several source domains at once: ERM, V-REx, fine-tuning, BatchNorm recalibration.
+
+Every step draws the same number of images from every domain, so a domain's weight in the objective
+does not depend on how many images it has. What this file is *not*: a trainer with callbacks,
+checkpoints and early stopping. It never sees the unseen domain, and it stops when the steps are up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
+
+from dgprune_lite.domains import check_batch, count, read, to_device
+from dgprune_lite.networks.training_checks import (
+    check_algorithm,
+    check_domains,
+    check_losses,
+    check_numbers,
+    check_whole_numbers,
+    sources,
+)
+from dgprune_lite.running import (
+    check_model,
+    device_of,
+    evaluating,
+    gpus_of,
+    in_dtype_of,
+    layout_for,
+    logits_of,
+    modes_as_found,
+    move,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WARM_UP = 0.3  # share of the steps in which learning rate and V-REx's weight grow
+
+
+def fit(
+    model: nn.Module,
+    train: Mapping[str, Dataset],
+    *,
+    steps: int,
+    lr: float = 4e-3,
+    batch_size: int = 32,
+    algorithm: str = "ERM",
+    vrex_lambda: float = 1.0,
+    vrex_anneal_steps: int | None = None,
+    weight_decay: float = 0.0,
+    max_shift: int = 2,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    precision: str = "float32",
+    workers: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Train a network, in place, on images of all source domains: Adam with a one-cycle rate.
+
+    On a CPU, equal arguments give equal weights, bit for bit, also in another process with the
+    same number of threads, and whatever the number of workers. Gradients, train/eval modes and the
+    global random state are left as found, whether training succeeds or not.
+
+    Args:
+        model: network from images (batch, channels, height, width) to logits (batch, classes).
+        train: source domain name to its dataset of (image float (channels, height, width), label
+            int64) pairs, such as `split.train`. Images are cast to the type of the network's
+            weights.
+        steps: updates to make; 0 leaves the network as it is.
+        lr: the largest learning rate, reached after 30 % of the steps (see `one_cycle`).
+        batch_size: images of *every* domain in a step. A domain is walked through in random order,
+            again and again.
+        algorithm: "ERM" minimises the mean over domains of their risks, "VREx" adds `vrex_lambda`
+            times the (population) variance of these risks.
+        vrex_lambda: weight of the variance, at least 0. (DomainBed's default is 10, for 5000
+            steps; in 800 steps that costs accuracy on the source domains themselves, 1 does not.)
+        vrex_anneal_steps: steps over which that weight grows linearly from 0; None for 30 % of
+            `steps`, those in which the learning rate grows. (DomainBed switches from 1 to its
+            `vrex_lambda` at once, and therefore has to reset Adam; a ramp needs no reset.)
+        weight_decay: Adam's L2 penalty.
+        max_shift: every image is moved by up to this many pixels in either direction; what comes
+            into view repeats the border pixels.
+        seed: seed of the order of the images, the shifts and any dropout; at least 0.
+        device: where to train; the network is moved there and stays. None for where it is.
+        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
+            autocast. Weights, losses and Adam stay in float32; in "float16" the loss is scaled, and
+            a step whose gradients overflow is left out (`torch.amp.GradScaler`).
+        workers: processes that read images from datasets not held in memory; 0 for none.
+        progress: show a progress bar.
+
+    Returns:
+        One row a step: step (from 1), loss (the objective, nats) and, for each domain, a column of
+        its name with its risk (mean cross-entropy of its images in this step, nats).
+
+    Raises:
+        ValueError: for no domain, an empty domain, V-REx with one domain, an unknown algorithm,
+            settings out of range, images of different shapes, labels outside the network's classes,
+            a network without trainable parameters, a precision that the device cannot compute in,
+            or a loss that is NaN or infinite (with the step
+            and the domain; on a CPU the weights are then those of the step before).
+        TypeError: for something else than a network or than named domains, images or labels of
+            another type, or a network that does not return logits.
+
+    Source:
+        V-REx: Krueger et al., "Out-of-distribution generalization via risk extrapolation", ICML
+        2021, equation 8. A batch of every domain in a step: DomainBed (Gulrajani and Lopez-Paz,
+        "In search of lost domain generalization", ICLR 2021).
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> images, labels = torch.rand(8, 3, 28, 28), torch.arange(8)
+        >>> train = {name: TensorDataset(images, labels) for name in ("photo", "sketch")}
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 10))
+        >>> history = fit(network, train, steps=3, batch_size=4)
+        >>> list(history.columns), len(history)
+        (['step', 'loss', 'photo', 'sketch'], 3)
+    """
+    check_model(model)
+    train = sources(train)
+    check_whole_numbers(steps=(steps, 0), batch_size=(batch_size, 1), max_shift=(max_shift, 0))
+    check_whole_numbers(seed=(seed, 0))
+    check_numbers(lr=lr, vrex_lambda=vrex_lambda, weight_decay=weight_decay)
+    check_algorithm(algorithm, train)
+    if vrex_anneal_steps is None:
+        vrex_anneal_steps = int(WARM_UP * steps)
+    check_whole_numbers(vrex_anneal_steps=(vrex_anneal_steps, 0))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "the model has no trainable parameter; expected at least one with requires_grad=True "
+            "(was it frozen?)"
+        )
+    place = move(model, device, precision)
+    layout = layout_for(model, precision)
+    shape, classes = check_domains(model, train)
+
+    # All the randomness of the run is drawn beforehand; only dropout is left for the loop.
+    generator = torch.Generator().manual_seed(seed)
+    orders = {
+        name: _endless_order(count(dataset), steps * batch_size, generator).view(steps, batch_size)
+        for name, dataset in train.items()
+    }
+    moves = (steps, len(train) * batch_size, 2)
+    shifts = torch.randint(0, 2 * max_shift + 1, moves, generator=generator).to(place)
+    losses = torch.zeros(steps, 1 + len(train), device=place)  # the objective, then each risk
+
+    with _trained_as_found(model, layout, seed):
+        model.train()
+        optimizer = torch.optim.Adam(
+            parameters, lr=lr, weight_decay=weight_decay, fused=place.type in ("cpu", "cuda")
+        )
+        scaler = torch.amp.GradScaler(place.type, enabled=precision == "float16")
+        loader = read(train, orders, workers=workers, seed=seed, device=place)
+        for step in _progress(steps, progress):
+            parts = next(loader)
+            for name, part in parts.items():
+                where = f"domain {name!r}, step {step + 1}"
+                check_batch(*part, where=where, shape=shape, num_classes=classes)
+            images = _together((images for images, _ in parts.values()), place)
+            labels = _together((labels for _, labels in parts.values()), place)
+            images = shift_images(in_dtype_of(model, images), shifts[step], max_shift)
+            images = images.contiguous(memory_format=layout)
+
+            # One pass for all domains: BatchNorm normalises over their mixture.
+            logits = logits_of(model, images, precision)
+            nats = F.cross_entropy(logits, labels, reduction="none")
+            risks = nats.view(len(train), batch_size).mean(1)  # (domains,)
+            loss = risks.mean()
+            if algorithm == "VREx":
+                weight = vrex_lambda * min(1.0, (step + 1) / max(1, vrex_anneal_steps))
+                loss = loss + weight * risks.var(correction=0)
+            losses[step, 0], losses[step, 1:] = loss.detach(), risks.detach()
+            # A look at the losses makes a GPU wait for its queue to empty, and a CPU for nothing.
+            every = 1 if place.type == "cpu" else 50
+            if (step + 1) % every == 0 or step + 1 == steps:
+                check_losses(losses, range(max(0, step + 1 - every), step + 1), list(train))
+
+            for group in optimizer.param_groups:
+                group["lr"] = one_cycle(step, steps, lr)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()  # as it is, but in float16
+            scaler.step(optimizer)
+            scaler.update()
+
+    table = losses.cpu().double().numpy()
+    import pandas as pd  # costs more to import than all of this package
+
+    history = pd.DataFrame(table, columns=["loss", *train])
+    history.insert(0, "step", range(1, steps + 1))
+    return history
+
+
+def one_cycle(step: int, steps: int, lr: float) -> float:
+    """Return the learning rate of a step: up to `lr` in the first 30 % of the steps, then to zero.
+
+    Both ways along half a cosine, the first from lr / 25.
+
+    Args:
+        step: from 0 to steps - 1.
+        steps: how many there are.
+        lr: the largest learning rate.
+
+    Returns:
+        The learning rate.
+
+    Source:
+        Smith and Topin, "Super-convergence: very fast training of neural networks using large
+        learning rates", 2019, in the two-phase form of `torch.optim.lr_scheduler.OneCycleLR`; here
+        a step stands at its middle, so that very short runs have a sensible rate too.
+
+    Example:
+        >>> [round(one_cycle(step, 10, lr=1.0), 2) for step in range(10)]
+        [0.1, 0.52, 0.94, 0.99, 0.89, 0.72, 0.5, 0.28, 0.11, 0.01]
+    """
+    share = (step + 0.5) / steps
+    if share < WARM_UP:
+        start, end, part = lr / 25, lr, share / WARM_UP
+    else:
+        start, end, part = lr, 0.0, (share - WARM_UP) / (1 - WARM_UP)
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+
+
+def shift_images(images: Tensor, shifts: Tensor, max_shift: int) -> Tensor:
+    """Move every image by its own whole number of pixels, repeating the border where it came from.
+
+    Args:
+        images: (batch, channels, height, width).
+        shifts: int64 (batch, 2), rows and columns from 0 to 2 * max_shift; `max_shift` is no move,
+            a larger number moves the picture up or left.
+        max_shift: the largest move in pixels.
+
+    Returns:
+        The images moved, (batch, channels, height, width).
+
+    Example:
+        >>> row = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+        >>> shift_images(row, torch.tensor([[1, 2]]), max_shift=1)
+        tensor([[[[2., 3., 3.]]]])
+    """
+    if max_shift == 0:
+        return images
+    height, width = images.shape[2:]
+    padded = F.pad(images, (max_shift,) * 4, mode="replicate")
+    # Every window of the padded images, as a view: (batch, channels, rows, columns, height, width)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    each = torch.arange(len(images), device=images.device)
+    return windows[each, :, shifts[:, 0], shifts[:, 1]]
+
+
+def recalibrate_batchnorm(
+    model: nn.Module,
+    train: Mapping[str, Dataset],
+    *,
+    images_per_domain: int = 512,
+    batch_size: int = 128,
+    seed: int = 0,
+    workers: int = 0,
+) -> int:
+    """Estimate the running statistics of every BatchNorm anew, on images of the source domains.
+
+    After pruning, the statistics of the larger network no longer fit. They are forgotten and
+    replaced by averages over batches that mix all domains, as training batches do. Parameters,
+    modes, momenta and the random state stay as they are; if an error is raised, so do the
+    statistics. This runs in float32 (in the type of the weights): half precision would round what
+    every later image is normalised with.
+
+    Args:
+        model: the network, changed in place; on its own device.
+        train: source domain name to its dataset, such as `split.train`.
+        images_per_domain: images taken of each domain (all of a smaller one), drawn at random.
+        batch_size: about how many images a batch has, all domains together; at least 2.
+        seed: seed of the draw; at least 0.
+        workers: processes that read images from datasets not held in memory; 0 for none. No
+            influence on the result.
+
+    Returns:
+        How many BatchNorm layers were recalibrated; 0 if the network has none (or none that keeps
+        running statistics), and then nothing happens.
+
+    Raises:
+        ValueError: for no domain, an empty domain, images of different shapes, labels outside the
+            classes, settings out of range, or statistics that become NaN or infinite.
+        TypeError: for something else than a network or than named domains, images or labels of
+            another type, or a network that does not return logits.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
+        >>> bright = TensorDataset(torch.full((8, 3, 2, 2), 5.0), torch.zeros(8, dtype=torch.long))
+        >>> recalibrate_batchnorm(network, {"bright": bright})
+        1
+        >>> network[0].running_mean
+        tensor([5., 5., 5.])
+    """
+    check_model(model)
+    train = sources(train)
+    check_whole_numbers(images_per_domain=(images_per_domain, 1), batch_size=(batch_size, 2))
+    check_whole_numbers(seed=(seed, 0))
+    shape, classes = check_domains(model, train)
+    layers: list[_BatchNorm] = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+    if not layers:
+        return 0
+    generator = torch.Generator().manual_seed(seed)
+    orders = {
+        name: torch.randperm(count(dataset), generator=generator)[:images_per_domain]
+        for name, dataset in train.items()
+    }
+    total = sum(len(order) for order in orders.values())
+    number = math.ceil(total / batch_size)
+    chunks = {name: order.tensor_split(number) for name, order in orders.items()}
+    place, layout = device_of(model), layout_for(model)
+    momenta = [layer.momentum for layer in layers]
+    statistics = [{key: value.clone() for key, value in layer.named_buffers()} for layer in layers]
+    try:
+        with evaluating(model), torch.no_grad():  # dropout off
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # a cumulative average: every batch counts the same
+                layer.train()
+            loader = read(train, chunks, workers=workers, seed=seed, device=place)
+            for batch, parts in enumerate(loader):
+                for name, part in parts.items():
+                    where = f"domain {name!r}, batch {batch}"
+                    check_batch(*part, where=where, shape=shape, num_classes=classes)
+                images = _together((images for images, _ in parts.values()), place)
+                model(in_dtype_of(model, images).contiguous(memory_format=layout))
+        for name, layer in ((n, m) for n, m in model.named_modules() if m in layers):
+            if not bool(torch.isfinite(layer.running_var).all()):
+                raise ValueError(
+                    f"the statistics of BatchNorm {name!r} became NaN or infinite; check the "
+                    f"images and weights for values that are not finite"
+                )
+    except BaseException:
+        for layer, found in zip(layers, statistics, strict=True):
+            for key, value in found.items():
+                layer.get_buffer(key).copy_(value)
+        raise
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    return len(layers)
+
+
+def _together(parts: Iterable[Tensor], place: torch.device) -> Tensor:
+    """The parts of a batch, one after the other on a device.
+
+    Each goes there by itself, since a batch put together here would lie in unpinned memory.
+    """
+    return torch.cat([to_device(part, place) for part in parts])
+
+
+def _endless_order(images: int, wanted: int, generator: torch.Generator) -> Tensor:
+    # (wanted,) places: all images in random order, then all again in another, and so on.
+    rounds = math.ceil(wanted / images)
+    orders = [torch.randperm(images, generator=generator) for _ in range(rounds)]
+    return torch.cat([*orders, torch.zeros(0, dtype=torch.long)])[:wanted]
+
+
+@contextmanager
+def _trained_as_found(model: nn.Module, layout: torch.memory_format, seed: int) -> Iterator[None]:
+    """Seed dropout and lay out the weights for speed; put back all that is not a weight's value."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    # The memory of a weight may be shared: with other processes, or with a tensor of the caller.
+    contiguous = [
+        (parameter, parameter.data)
+        for parameter in model.parameters()
+        if parameter.ndim == 4 and parameter.is_contiguous()
+    ]
+    gpus = gpus_of(model)
+    with torch.random.fork_rng(devices=gpus), torch.enable_grad(), modes_as_found(model):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        try:
+            for parameter, _ in gradients:
+                parameter.grad = None
+            for parameter, values in contiguous:
+                parameter.data = values.contiguous(memory_format=layout)
+            yield
+        finally:
+            for parameter, values in contiguous:
+                values.copy_(parameter.data)
+                parameter.data = values
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+
+def _progress(steps: int, show: bool) -> Iterator[int]:
+    if not show:
+        return iter(range(steps))
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(range(steps), desc="fit", unit="step"))

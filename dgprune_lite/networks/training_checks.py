@@ -1,0 +1,81 @@
+"""What training refuses, and how it says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dgprune_lite.checks import named_domains, nearest_name
+from dgprune_lite.domains import check_batch, count, fetch
+from dgprune_lite.running import count_classes, device_of, in_dtype_of
+
+ALGORITHMS = ("ERM", "VREx")
+
+
+def check_whole_numbers(**settings: tuple[int, int]) -> None:
+    for name, (value, least) in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is {value!r}; expected a whole number")
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+
+
+def check_numbers(**settings: float) -> None:
+    for name, value in settings.items():
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{name} is {value!r}; expected a finite number of at least 0")
+
+
+def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
+    if algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"unknown algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}."
+            f"{nearest_name(algorithm, ALGORITHMS)}"
+        )
+    if algorithm == "VREx" and len(train) == 1:
+        raise ValueError(
+            f"algorithm 'VREx' with the single domain {next(iter(train))!r}; expected at least "
+            f"two, since it minimises the variance of their risks (use 'ERM' for one domain)"
+        )
+
+
+def sources(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    train = named_domains(train, "train")
+    taken = [name for name in train if name in ("step", "loss")]
+    if taken:
+        raise ValueError(
+            f"a domain is called {taken[0]!r}, like a column of the history; give it another name"
+        )
+    return train
+
+
+def check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[int, ...], int]:
+    """Look at one image of each domain; return the shape of images and the number of classes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, dataset in train.items():
+        if count(dataset, name) == 0:
+            raise ValueError(f"domain {name!r} has no images; expected at least one")
+        images, labels = fetch(dataset, [0])
+        check_batch(images, labels, where=f"domain {name!r}, image 0")
+        shapes[name] = tuple(images.shape[1:])
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the domains have images of shapes {shapes}; expected one shape for all")
+    return shapes[name], count_classes(model, in_dtype_of(model, images.to(device_of(model))))
+
+
+def check_losses(losses: Tensor, steps: range, names: list[str]) -> None:
+    table = losses[steps.start : steps.stop].cpu()
+    if bool(torch.isfinite(table).all()):
+        return
+    row = int((~torch.isfinite(table)).any(1).nonzero()[0])
+    bad = [name for name, risk in zip(names, table[row, 1:], strict=True) if not risk.isfinite()]
+    what = f"the risk of domain {bad[0]!r}" if len(bad) == 1 else f"the risk of domains {bad}"
+    value = table[row, 1 + names.index(bad[0])] if bad else table[row, 0]
+    raise ValueError(
+        f"{what if bad else 'the objective'} is {float(value)} at step {steps.start + row + 1}; "
+        f"expected a finite number (check the images for NaN, or lower lr)"
+    )

@@ -1,0 +1,180 @@
+"""Save and load pruned networks: weights as safetensors, the plan as JSON in its header.
+
+Nothing is pickled. An interrupted save leaves the old file or none.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from dgprune_lite.channels.graph import filters_first, misfit
+from dgprune_lite.files import write_atomically
+from dgprune_lite.pruning.plans import PruningPlan
+from dgprune_lite.pruning.surgery import Cut, shrink
+from dgprune_lite.running import check_model
+
+FORMAT = "dgprune_lite pruned network"
+VERSION = 1
+
+
+def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
+    """Write a pruned network and what was cut from it to one file.
+
+    Args:
+        small: ``plan.apply(model)``, fine-tuned or not.
+        plan: The plan it was made with.
+        path: Such as ``"small.safetensors"``; replaced if it exists.
+
+    Raises:
+        TypeError: Something else than a network and a plan.
+        ValueError: ``small`` does not have the shapes that ``plan`` gives.
+        FileNotFoundError: The folder does not exist.
+    """
+    path = _path(path)
+    check_model(small)
+    if not isinstance(plan, PruningPlan):
+        raise TypeError(f"plan is {plan!r:.80}, expected the PruningPlan of this network")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot save to {str(path)!r}: make the folder {path.parent}")
+    expected = plan.to_frame().set_index("module")["channels_after"]
+    modules = dict(small.named_modules())
+    for name in plan.cuts:
+        module = modules.get(name)
+        weight = getattr(module, "weight", None)
+        if module is None or (
+            weight is not None and len(filters_first(module, weight)) != expected[name]
+        ):
+            raise ValueError(
+                f"the network does not fit the plan at {name!r}: expected "
+                f"{expected[name]} channels. Save the network that plan.apply returned"
+            )
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "pruning_ratio": plan.pruning_ratio,
+        "cuts": {name: asdict(cut) for name, cut in plan.cuts.items()},
+    }
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in small.state_dict().items()
+    }
+    write_atomically(path, to_safetensors(tensors, {"dgprune_lite": json.dumps(header)}))
+
+
+def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
+    """Rebuild a pruned network from a file that :func:`save` wrote.
+
+    Args:
+        path: The file.
+        model_factory: Makes the network as it was before pruning, with any weights, such as
+            ``lambda: dg.build_model("digits_cnn", num_classes=10)``.
+
+    Returns:
+        The pruned network, on the CPU, in the factory's mode.
+
+    Raises:
+        TypeError: A ``model_factory`` that cannot be called, or that makes no network.
+        FileNotFoundError: No such file.
+        ValueError: A damaged or foreign file, another format version, or a factory whose
+            network has other layers.
+
+    >>> import tempfile, dgprune_lite as dg
+    >>> build = lambda: dg.build_model("digits_cnn", width=4)
+    >>> model = build()
+    >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    >>> plan = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     dg.save(plan.apply(model), plan, f"{folder}/small.safetensors")
+    ...     dg.load(f"{folder}/small.safetensors", build).conv1.weight.shape
+    torch.Size([2, 3, 3, 3])
+    """
+    path = _path(path)
+    if not callable(model_factory) or isinstance(model_factory, nn.Module):
+        raise TypeError(
+            f"model_factory is {model_factory!r:.80}, expected a function without arguments that "
+            "makes the network as it was before pruning"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {str(path)!r}: save a pruned network there first")
+    header, tensors = _read(path)
+    cuts = _cuts(header["cuts"], path)
+    model = model_factory()
+    check_model(model)
+    if problem := misfit(model, {name: cut.weight_shape for name, cut in cuts.items()}):
+        raise ValueError(f"{path.name} was pruned from another network: {problem}")
+    for name, cut in cuts.items():
+        _check_inside(name, cut, model.get_submodule(name), path)
+    for name, cut in cuts.items():
+        shrink(model.get_submodule(name), cut)
+    try:
+        model.load_state_dict(tensors, assign=True)  # in the file's precision
+    except RuntimeError as error:
+        raise ValueError(f"{path.name} does not fit the factory's network: {error}") from error
+    return model
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path={path!r} must be a path such as 'small.safetensors'")
+    return Path(path)
+
+
+def _cuts(records: Any, path: Path) -> dict[str, Cut]:
+    """The cuts of a header, or a ValueError where they are none."""
+    try:
+        cuts = {
+            name: Cut(**{key: tuple(operator.index(i) for i in part) for key, part in one.items()})
+            for name, one in records.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is damaged: its header holds no valid cuts ({error})"
+        ) from error
+    return cuts
+
+
+def _check_inside(name: str, cut: Cut, module: nn.Module, path: Path) -> None:
+    """Raise a ValueError unless a layer has the entries that a header cuts out of it."""
+    tensor = getattr(module, "weight", None)
+    if tensor is None:
+        tensor = getattr(module, "running_mean", None)
+    if tensor is None:  # it has nothing to cut but a number of channels
+        return
+    shape = (*filters_first(module, tensor).shape, 0)  # with one axis it has no inputs
+    for size, lost in zip(shape, [cut.out, cut.into], strict=False):
+        if wrong := [i for i in lost if not 0 <= i < size]:
+            raise ValueError(
+                f"{path.name} is damaged: its header holds no valid cuts ({name!r} has {size} "
+                f"entries along an axis that is to lose number {wrong[0]})"
+            )
+
+
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The JSON header and the tensors of a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("dgprune_lite", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path.name} is damaged or no safetensors file: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path.name} is a safetensors file, but not a network saved by dgprune_lite.save"
+        )
+    if header.get("version") != VERSION or "cuts" not in header:
+        raise ValueError(
+            f"{path.name} has format version {header.get('version')!r}, this package reads "
+            f"{VERSION}: use the package version that wrote it"
+        )
+    return header, tensors

@@ -1,0 +1,131 @@
+"""Take channels out of modules: the only place where a network's tensors change their shape.
+
+What goes is decided in ``pruning.py``; here it is done, on a copy or in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dgprune_lite.channels.copying import copy_network
+from dgprune_lite.channels.graph import filters_first, misfit
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one module loses: indices on its output axis and on its weight's input axis."""
+
+    out: tuple[int, ...]
+    into: tuple[int, ...]
+    weight_shape: tuple[int, ...]  # before
+
+
+BLOCK = 2**18
+"""How many weights are gathered at a time: few enough for the cache, and to need little memory."""
+
+
+def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
+    """A copy of ``model`` without what ``cuts`` (module name to :class:`Cut`) take away.
+
+    Raises:
+        ValueError: A layer is missing or its weight has another shape.
+    """
+    shapes = {name: cut.weight_shape for name, cut in cuts.items()}
+    if problem := misfit(model, shapes):
+        raise ValueError(
+            f"the plan is for another model: {problem}. Make the plan with the graph of this model"
+        )
+    modules = dict(model.named_modules())
+    memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
+    for name, cut in cuts.items():
+        memo.update((id(whole), part) for whole, part in _smaller(modules[name], cut))
+    small = copy_network(model, memo)
+    modules = dict(small.named_modules())
+    for name, cut in cuts.items():
+        _set_sizes(modules[name], cut)
+    return small
+
+
+def shrink(module: nn.Module, cut: Cut) -> None:
+    """Take the entries of ``cut`` out of one layer with parameters along channels, in place."""
+    smaller = {id(whole): part for whole, part in _smaller(module, cut)}
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if id(tensor) in smaller:
+            setattr(module, name, smaller[id(tensor)])
+    _set_sizes(module, cut)
+
+
+def _smaller(module: nn.Module, cut: Cut) -> Iterator[tuple[Tensor, Tensor]]:
+    """The tensors of a layer, each with a copy of what the cut leaves of it."""
+    rows: Tensor | None = None
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        tensor = getattr(module, name, None)
+        if not isinstance(tensor, Tensor):
+            continue
+        whole = filters_first(module, tensor.detach())
+        if whole.ndim == 0:  # a number of batches
+            part = whole.clone()
+        else:
+            rows = _others(cut.out, whole.shape[0], whole.device) if rows is None else rows
+            part = _entries(whole, rows, cut.into if name == "weight" else ())
+        if name == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
+            groups = _groups_left(module, cut)
+            part = part.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+        if isinstance(tensor, nn.Parameter):
+            part = nn.Parameter(part, requires_grad=tensor.requires_grad)
+        yield tensor, part
+
+
+def _groups_left(module: Any, cut: Cut) -> int:
+    """A convolution's groups; a depthwise one has one for each channel that stays."""
+    if module.groups > 1 and module.groups == module.in_channels:
+        return module.groups - len(cut.out) * module.groups // module.out_channels
+    return module.groups
+
+
+def _set_sizes(module: nn.Module, cut: Cut) -> None:
+    """Make the sizes that a module states fit its tensors."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        groups = _groups_left(module, cut)
+        inputs = module.in_channels // module.groups - len(cut.into)
+        module.out_channels -= len(cut.out)
+        module.in_channels, module.groups = inputs * groups, groups
+    elif isinstance(module, nn.GroupNorm):
+        each = module.num_channels // module.num_groups
+        module.num_channels -= len(cut.out)
+        module.num_groups = module.num_channels // each
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters -= len(cut.out)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features -= len(cut.out)
+
+
+def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
+    """A copy of some rows, without some columns: entries of the first and the second axis."""
+    if not without:
+        return tensor.index_select(0, rows)
+    columns = _others(without, tensor.shape[1], tensor.device)
+    part = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
+    step = max(1, BLOCK // tensor[0].numel())
+    # One piece of memory for all: asked for block by block, three times as much stays taken.
+    room = tensor.new_empty(min(step, len(rows)), *tensor.shape[1:])
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        block = torch.index_select(tensor, 0, some, out=room[: len(some)])
+        torch.index_select(block, 1, columns, out=part[start : start + step])
+    return part
+
+
+def _others(indices: Sequence[int], size: int, device: torch.device) -> Tensor:
+    """All of ``size`` indices but these."""
+    keep = np.ones(size, dtype=bool)
+    keep[list(indices)] = False
+    return torch.from_numpy(np.flatnonzero(keep)).to(device)

@@ -1,0 +1,1 @@
+"""What a filter is worth: risks of domains, gates, criteria."""

@@ -1,0 +1,362 @@
+"""One function a criterion: weights and domain statistics in, one importance a filter out.
+
+High importance means keep. A criterion sees the model, its channel graph and the statistics of
+the *source* domains, nothing else. To add one, write a function with the signature of those
+below and decorate it with :func:`criterion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dgprune_lite.channels.graph import ChannelGraph, filters_first
+from dgprune_lite.checks import nearest_name
+from dgprune_lite.running import check_model
+from dgprune_lite.scores.gates import check_graph
+from dgprune_lite.scores.risks import DomainStatistics
+
+Criterion = Callable[..., Tensor]
+CRITERIA: dict[str, Criterion] = {}
+NEEDS_STATISTICS: set[str] = set()
+
+
+def criterion(name: str, *, statistics: bool = True) -> Callable[[Criterion], Criterion]:
+    """Register a criterion: ``f(model, graph, stats, **options) -> Tensor (M,)``.
+
+    Args:
+        name: What users pass to :func:`score` and :func:`~dgprune_lite.pruning.pruning.prune`.
+        statistics: Whether it needs :class:`~dgprune_lite.scores.risks.DomainStatistics`.
+
+    >>> @criterion("keep_late_filters", statistics=False)
+    ... def keep_late_filters(model, graph, stats):
+    ...     return torch.arange(graph.num_filters, dtype=torch.float64)
+    >>> del CRITERIA["keep_late_filters"]
+    """
+
+    def register(function: Criterion) -> Criterion:
+        CRITERIA[name] = function
+        if statistics:
+            NEEDS_STATISTICS.add(name)
+        return function
+
+    return register
+
+
+def score(
+    criterion: str,
+    model: nn.Module,
+    graph: ChannelGraph,
+    stats: DomainStatistics | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Score every filter by a criterion.
+
+    Args:
+        criterion: A name in ``CRITERIA``: random, l1, l2, bn_scale, fpgm, taylor, fisher,
+            risk_variance, risk_gradient, risk_objective, worst_domain, bn_scale_and_risk, or
+            one you registered.
+        model: The network that ``graph`` was traced from; only read.
+        graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
+        stats: From :func:`~dgprune_lite.scores.risks.domain_statistics`, on source domains; not
+            needed by random, l1, l2, bn_scale and fpgm.
+        options: Passed to the criterion, such as ``order="exact"`` for risk_variance.
+
+    Returns:
+        Group name to float64 (filters,); high means keep.
+
+    Raises:
+        TypeError: ``model`` is no network, or ``graph`` no graph.
+        ValueError: Unknown criterion, missing statistics, fewer than two domains where a
+            variance needs them, statistics or graph of another model, a score that is not finite.
+
+    >>> import dgprune_lite as dg
+    >>> model = dg.build_model("digits_cnn", width=4)
+    >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    >>> {group: len(values) for group, values in dg.score("l1", model, graph).items()}
+    {'conv1': 4, 'conv2': 8, 'conv3': 8}
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(
+            f"criterion={criterion!r} is unknown.{nearest_name(criterion, CRITERIA)} "
+            f"Known: {', '.join(sorted(CRITERIA))}"
+        )
+    check_model(model)
+    check_graph(model, graph)
+    if criterion in NEEDS_STATISTICS:
+        if stats is None:
+            raise ValueError(
+                f"criterion {criterion!r} needs statistics of the source domains: "
+                "pass stats=domain_statistics(model, graph, split.train)"
+            )
+        if stats.gradient_sum.shape[1] != graph.num_filters:
+            raise ValueError(
+                f"the statistics hold {stats.gradient_sum.shape[1]} filters, the graph "
+                f"{graph.num_filters}: make them with this graph"
+            )
+    with torch.no_grad():
+        values = CRITERIA[criterion](model, graph, stats, **options)
+    if values.shape != (graph.num_filters,) or not bool(values.isfinite().all()):
+        raise ValueError(
+            f"criterion {criterion!r} gave shape {tuple(values.shape)} with "
+            f"{int((~values.isfinite()).sum())} values that are not finite, expected "
+            f"({graph.num_filters},) finite importances"
+        )
+    return graph.split(values.double().cpu())
+
+
+# --- Criteria that look at weights alone -------------------------------------------------
+
+
+@criterion("random", statistics=False)
+def random(
+    model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None, *, seed: int = 0
+) -> Tensor:
+    """Uniform random importance: the floor that every criterion must beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(graph.num_filters, generator=generator, dtype=torch.float64)
+
+
+def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """For every layer with filters: their units and its weight as rows (channels, rest)."""
+    for name, layer in graph.layers.items():
+        if layer.kind in ("conv", "linear") and (layer.out_units >= 0).any():
+            module = model.get_submodule(name)
+            assert isinstance(module.weight, Tensor)
+            yield layer.out_units, filters_first(module, module.weight.detach()).flatten(1)
+
+
+def _power_sums(
+    model: nn.Module, graph: ChannelGraph, power: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """For each layer with filters: their units and Σ |weight|^power of their channels, float64."""
+    # One piece of memory for all: asked for block by block, three times as much stays taken.
+    room = torch.empty(0, dtype=torch.float64)
+    for units, rows in _filters(model, graph):
+        channels, size = rows.shape
+        step = max(1, 2**18 // size)  # so many fit the cache in float64
+        if room.numel() < step * size or room.device != rows.device:
+            room = torch.empty(step * size, dtype=torch.float64, device=rows.device)
+        sums = torch.empty(channels, dtype=torch.float64, device=rows.device)
+        for start in range(0, channels, step):
+            block = rows[start : start + step]
+            weights = room[: block.numel()].view(block.shape).copy_(block)
+            weights = weights.abs_() if power == 1 else weights.square_()
+            torch.sum(weights, dim=1, out=sums[start : start + step])
+        yield units, sums
+
+
+def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:
+    """Add values of channels (channels,) up to the filters they belong to."""
+    total = torch.zeros(graph.num_filters, dtype=torch.float64)
+    if graph.groups:
+        units, values = (list(column) for column in zip(*parts, strict=True))
+        unit = torch.from_numpy(np.concatenate(units))
+        total.index_add_(0, unit[unit >= 0], torch.cat(values).cpu()[unit >= 0])
+    return total
+
+
+@criterion("l1", statistics=False)
+def l1(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
+    """Sum of absolute weights. Source: Li et al. 2017, "Pruning filters for efficient ConvNets"."""
+    return _sum_over_layers(graph, _power_sums(model, graph, 1))
+
+
+@criterion("l2", statistics=False)
+def l2(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
+    """Euclidean norm of the weights, over all layers of the filter."""
+    return _sum_over_layers(graph, _power_sums(model, graph, 2)).sqrt()
+
+
+@criterion("bn_scale", statistics=False)
+def bn_scale(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
+    """Sum of the BatchNorms' scales γ, in magnitude. Source: Liu et al. 2017, "network slimming".
+
+    Raises:
+        ValueError: A group without a BatchNorm scale (names it).
+    """
+    scales = [
+        (layer.out_units, scale.detach().double().abs().cpu())
+        for name, layer in graph.layers.items()
+        if layer.kind == "norm"
+        and isinstance(scale := model.get_submodule(name).weight, Tensor)
+        and (layer.out_units >= 0).any()
+    ]
+    covered = {unit for units, _ in scales for unit in units.tolist()}
+    for group in graph.groups.values():
+        if group.start not in covered:
+            raise ValueError(
+                f"bn_scale needs a BatchNorm scale on every filter, group {group.name!r} has "
+                "none: use another criterion, such as 'l1', or leave the layer out"
+            )
+    return _sum_over_layers(graph, iter(scales))
+
+
+@criterion("fpgm", statistics=False)
+def fpgm(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
+    """Sum of distances to the layer's other filters. Source: He et al. 2019, eq. 4 (FPGM)."""
+    rows = ((units, weight.double().cpu()) for units, weight in _filters(model, graph))
+    return _sum_over_layers(graph, ((u, torch.cdist(w, w).sum(1)) for u, w in rows))
+
+
+# --- Criteria that look at the risk of the domains together ------------------------------
+
+
+@criterion("taylor")
+def taylor(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics) -> Tensor:
+    """(mean_d J_dm)²: squared gate gradient. Source: Molchanov et al. 2019, eq. 8."""
+    return stats.gradient.mean(0) ** 2
+
+
+@criterion("fisher")
+def fisher(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics) -> Tensor:
+    """mean_d F_dm: mean squared gate gradient. Source: Theis et al. 2018, "Fisher pruning"."""
+    return stats.fisher.mean(0)
+
+
+# --- Criteria that look at how the risk changes *between* domains ------------------------
+
+
+def _several_domains(stats: DomainStatistics, name: str) -> None:
+    if len(stats.domains) < 2:
+        raise ValueError(
+            f"{name} needs at least two source domains to take a variance over, got "
+            f"{len(stats.domains)}: {', '.join(stats.domains)}"
+        )
+
+
+@criterion("risk_variance")
+def risk_variance(
+    model: nn.Module,
+    graph: ChannelGraph,
+    stats: DomainStatistics,
+    *,
+    order: str = "fisher",
+    mean_weight: float = 0.0,
+    variance_weight: float = 1.0,
+    normalize: bool = False,
+) -> Tensor:
+    """√(a·(mean_d Δ_dm)² + b·Var_d Δ_dm): how far an unseen domain's risk moves (root mean square).
+
+    With a = 0 and b = 1, the default, it is the standard deviation over the source domains of
+    the change of risk when the filter goes.
+
+    Args:
+        order: How Δ is estimated, see
+            :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
+        mean_weight: a ≥ 0.
+        variance_weight: b ≥ 0, σ²·D in the derivation.
+        normalize: Whether to divide each domain's Δ by its mean magnitude over all filters first,
+            so that a domain with large risks does not outweigh the others.
+
+    Source: our reading of Cai, Li and Kot 2022; derivation in chapter 5, from the affine mixtures
+    of Krueger et al. 2021 (V-REx). The variance is the population variance, as there.
+    """
+    _several_domains(stats, "risk_variance")
+    for name, value in (("mean_weight", mean_weight), ("variance_weight", variance_weight)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}={value!r} must be a number of at least 0")
+    change = stats.risk_change(order)  # (D, M)
+    if normalize:
+        scale = change.abs().mean(1, keepdim=True)
+        change = change / torch.where(scale > 0, scale, 1)
+    mean, variance = change.mean(0), change.var(0, unbiased=False)
+    return (mean_weight * mean**2 + variance_weight * variance).sqrt()
+
+
+@criterion("risk_gradient")
+def risk_gradient(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics) -> Tensor:
+    """(∂Var_d R_d/∂z_m)², with ∂Var_d R_d/∂z_m = 2·mean_d (R_d - mean R)·J_dm.
+
+    Source: chapter 5, the variance term of V-REx (Krueger et al. 2021) expanded at z = 1.
+    """
+    _several_domains(stats, "risk_gradient")
+    deviation = stats.risk - stats.risk.mean()
+    return (2 * (deviation[:, None] * stats.gradient).mean(0)) ** 2
+
+
+@criterion("risk_objective")
+def risk_objective(
+    model: nn.Module,
+    graph: ChannelGraph,
+    stats: DomainStatistics,
+    *,
+    order: str = "fisher",
+    variance_weight: float = 1.0,
+) -> Tensor:
+    """Change of mean_d R_d + β·Var_d R_d when the filter goes; negative where that improves it.
+
+    Unlike the others this score has a sign: a filter that makes the domains' risks *differ* has
+    low importance. It suits domains that differ in how far a misleading cue holds.
+
+    Args:
+        order: How Δ is estimated, see
+            :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
+        variance_weight: β ≥ 0.
+
+    Source: chapter 5, the objective of V-REx (Krueger et al. 2021, eq. 8) with and without m.
+    """
+    _several_domains(stats, "risk_objective")
+    if not 0 <= variance_weight < float("inf"):
+        raise ValueError(f"variance_weight={variance_weight!r} must be a number of at least 0")
+    change = stats.risk_change(order)  # (D, M)
+    variance = (stats.risk[:, None] + change).var(0, unbiased=False)
+    return change.mean(0) + variance_weight * (variance - stats.risk.var(unbiased=False))
+
+
+@criterion("worst_domain")
+def worst_domain(
+    model: nn.Module, graph: ChannelGraph, stats: DomainStatistics, *, order: str = "fisher"
+) -> Tensor:
+    """Largest change of risk over the domains, in magnitude: max_d abs(Δ_dm). Source: chapter 5."""
+    return stats.risk_change(order).abs().amax(0)
+
+
+@criterion("bn_scale_and_risk")
+def bn_scale_and_risk(
+    model: nn.Module,
+    graph: ChannelGraph,
+    stats: DomainStatistics,
+    *,
+    order: str = "fisher",
+    mean_weight: float = 1.0,
+    variance_weight: float = 1.0,
+) -> Tensor:
+    """Average of the filter's ranks in its group by bn_scale and by risk_variance, in (0, 1].
+
+    A prior that has seen no image, and what the images of the source domains say. Source: ours;
+    chapter 8 measures it. Arguments: see :func:`risk_variance`.
+    """
+    weights = {"mean_weight": mean_weight, "variance_weight": variance_weight}
+    risk = risk_variance(model, graph, stats, order=order, **weights)
+    prior = bn_scale(model, graph, stats)
+    return (_ranks(graph, prior) + _ranks(graph, risk)) / 2
+
+
+def _ranks(graph: ChannelGraph, values: Tensor) -> Tensor:
+    """Place in the filter's group over the group's size; the most important has 1."""
+
+    def places(part: Tensor) -> Tensor:
+        return (part.argsort(stable=True).argsort() + 1).double() / len(part)
+
+    return graph.join({name: places(part) for name, part in graph.split(values).items()})
+
+
+def normalize_groups(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Divide each group's scores by their Euclidean length, to rank filters of all groups together.
+
+    Args:
+        scores: From :func:`score`.
+
+    Source: Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient
+    inference", section 2.2.
+
+    >>> normalize_groups({"conv1": torch.tensor([3.0, 4.0]), "conv2": torch.zeros(2)})
+    {'conv1': tensor([0.6000, 0.8000]), 'conv2': tensor([0., 0.])}
+    """
+    lengths = {name: values.norm() for name, values in scores.items()}
+    return {n: v / lengths[n] if lengths[n] > 0 else v for n, v in scores.items()}

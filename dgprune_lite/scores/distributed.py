@@ -1,0 +1,165 @@
+"""Scoring on several GPUs or machines: each process measures its share, and the sums are added up.
+
+All that a score needs of the data are sums over images (`DomainStatistics`), so that nothing else
+has to be exchanged: no gradients, no images, a few numbers for each filter at the end. What this
+file is *not*: training on several GPUs. On one machine with 4 GPUs, and on two::
+
+    torchrun --nproc-per-node 4 score.py
+    torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 4 score.py
+
+with a ``score.py`` such as::
+
+    dist.init_process_group()                                  # NCCL for GPUs, Gloo for CPUs
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    model, graph, split = ...                                  # the same in every process
+    stats = distributed_statistics(model.cuda(), graph, split.train)
+    if dist.get_rank() == 0:
+        scores = dg.score("risk_variance", model, graph, stats)
+    dist.destroy_process_group()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from hashlib import sha256
+from operator import add
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from dgprune_lite.channels.graph import ChannelGraph
+from dgprune_lite.checks import named_domains
+from dgprune_lite.domains import count
+from dgprune_lite.running import check_model
+from dgprune_lite.scores.gates import check_graph
+from dgprune_lite.scores.risks import DomainStatistics, Order, beside, domain_statistics
+
+
+def distributed_statistics(
+    model: nn.Module,
+    graph: ChannelGraph,
+    data: Mapping[str, Dataset[Any]],
+    *,
+    order: Order = "fisher",
+    group: dist.ProcessGroup | None = None,
+    **options: Any,
+) -> DomainStatistics:
+    """Measure with all processes of a group what `domain_statistics` measures with one.
+
+    Process r of W takes the images r, r + W, r + 2W, ... of every domain; all get the same result,
+    which differs from that of one process by rounding only. Call it in every process, with the same
+    model and data; the head of this file shows how to start them with ``torchrun``. Without
+    processes (no ``init_process_group``) it is `domain_statistics`.
+
+    Args:
+        model: The network, on this process's device.
+        graph: Its channels.
+        data: Domain name to the *whole* data set, from which each process reads its images only.
+        order: As in :func:`~dgprune_lite.scores.risks.domain_statistics`.
+        group: The processes; all by default.
+        options: ``batch_size``, ``precision``, ``workers``, ``progress``, as there.
+
+    Raises:
+        TypeError, ValueError: As :func:`~dgprune_lite.scores.risks.domain_statistics`, in the
+        process that
+            finds it.
+        RuntimeError: In all processes, if an error was raised in another one (which it names), or
+            if they do not have the same weights, domains and numbers of images.
+
+    >>> import torch, dgprune_lite as dg
+    >>> model = dg.build_model("digits_cnn", width=4)
+    >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    >>> data = torch.utils.data.TensorDataset(torch.rand(5, 3, 28, 28), torch.arange(5))
+    >>> distributed_statistics(model, graph, {"photo": data}).images
+    tensor([5])
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return domain_statistics(model, graph, data, order=order, **options)
+    mine: DomainStatistics | None = None
+    error: Exception | None = None
+    task: Any = None
+    try:
+        check_model(model)
+        check_graph(model, graph)
+        named_domains(data, "data")
+        task = (order, graph.num_filters, _checksum(model))
+        task += tuple((name, count(dataset, name)) for name, dataset in data.items())
+        mine = _share(model, graph, data, order, group, options)
+    except Exception as found:  # told to the others, who would else wait for this process for ever
+        error = found
+    return reduce(add, _gathered(task, mine, error, group))  # in one order, so the same in all
+
+
+def _share(
+    model: nn.Module,
+    graph: ChannelGraph,
+    data: Mapping[str, Dataset[Any]],
+    order: Order,
+    group: dist.ProcessGroup | None,
+    options: dict[str, Any],
+) -> DomainStatistics:
+    """The statistics of this process's images; zeros for a domain of which it has none."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    parts = []
+    for name, dataset in data.items():
+        images = count(dataset, name)
+        if images and rank >= images:
+            parts.append(_nothing(name, graph.num_filters, order))
+            continue
+        share = Subset(dataset, range(rank, images, world))
+        parts.append(domain_statistics(model, graph, {name: share}, order=order, **options))
+    return reduce(beside, parts)
+
+
+def _nothing(domain: str, filters: int, order: Order) -> DomainStatistics:
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64)
+
+    return DomainStatistics(
+        (domain,),
+        torch.zeros(1, dtype=torch.int64),
+        zeros(1),
+        zeros(1, filters),
+        None if order == "first" else zeros(1, filters),
+        zeros(1, filters) if order == "exact" else None,
+    )
+
+
+def _gathered(
+    task: Any,
+    mine: DomainStatistics | None,
+    error: Exception | None,
+    group: dist.ProcessGroup | None,
+) -> list[DomainStatistics]:
+    """The statistics of every process; an error in all if one failed, or was to do other things.
+
+    They lie on CPUs whatever the networks do, and are few. So they are sent as objects are, which
+    NCCL and Gloo both can (NCCL by way of the current CUDA device).
+    """
+    message = None if error is None else f"{type(error).__name__}: {error}"
+    reports: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(reports, (task, message, mine), group=group)
+    if error is not None:
+        raise error
+    for rank, (other, told, _) in enumerate(reports):
+        if told is not None:
+            raise RuntimeError(f"scoring failed in process {rank}: {told}")
+        if other != task:
+            raise RuntimeError(
+                f"process {rank} scores (order, filters, checksum of the weights, images of each "
+                f"domain) {other}, process {dist.get_rank(group)} {task}; expected the same in all"
+            )
+    return [found for *_, found in reports]
+
+
+def _checksum(model: nn.Module) -> str:
+    """Sixteen digits that tell weights apart, the same on any kind of device."""
+    digest = sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,295 @@
+"""What each domain loses when a filter goes: estimated from gate gradients, or exactly.
+
+Put a gate z_m = 1 on every filter m, after its BatchNorm (or on its output where there is none).
+Removing the filter is z_m = 0, and changes the risk R_d of domain d by
+
+    Δ_dm = R_d(z_m = 0) - R_d(1)          exactly (ablation, ``ablation.py``)
+         ≈ -J_dm                          to first order,  J_dm = ∂R_d/∂z_m
+         ≈ -J_dm + ½ F_dm                 to second order, F_dm = E_n[(∂ℓ_n/∂z_m)²]
+
+with F the diagonal of the Fisher information of the gates. Chapter 5 derives this.
+
+What this module does not do: it makes no scores (``scores.py``) and changes no network.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from dgprune_lite.channels.graph import ChannelGraph
+from dgprune_lite.checks import named_domains
+from dgprune_lite.domains import batches
+from dgprune_lite.running import (
+    check_model,
+    check_precision,
+    device_of,
+    evaluating,
+    in_dtype_of,
+    layout_for,
+)
+from dgprune_lite.scores.ablation import ablated_losses
+from dgprune_lite.scores.gates import check_graph, gate_gradient, image_gate_gradients
+
+Order = Literal["first", "fisher", "exact"]
+ORDERS: tuple[Order, ...] = ("first", "fisher", "exact")
+
+
+@dataclass(frozen=True)
+class DomainStatistics:
+    """Sums over images, per domain (D) and filter (M): all that a score ever sees of the data.
+
+    Statistics of parts of a data set, from batches, shards or machines, add up with ``+``.
+
+    Attributes:
+        domains: The D domain names.
+        images: int64 (D,), images seen.
+        risk_sum: float64 (D,), sum of losses in nats.
+        gradient_sum: float64 (D, M), sum over images of ∂ℓ_n/∂z_m.
+        fisher_sum: float64 (D, M), sum of (∂ℓ_n/∂z_m)²; None for ``order="first"``.
+        ablation_sum: float64 (D, M), sum of ℓ_n(z_m = 0) - ℓ_n(1); only for ``order="exact"``.
+    """
+
+    domains: tuple[str, ...]
+    images: Tensor
+    risk_sum: Tensor
+    gradient_sum: Tensor
+    fisher_sum: Tensor | None = None
+    ablation_sum: Tensor | None = None
+
+    @property
+    def risk(self) -> Tensor:
+        """R_d, mean loss in nats, float64 (D,)."""
+        return self.risk_sum / self.images
+
+    @property
+    def gradient(self) -> Tensor:
+        """J_dm, gate gradients of the risk, float64 (D, M)."""
+        return self.gradient_sum / self.images[:, None]
+
+    @property
+    def fisher(self) -> Tensor:
+        """F_dm, mean squared gate gradients, float64 (D, M)."""
+        return self._mean("fisher", self.fisher_sum)
+
+    @property
+    def ablation(self) -> Tensor:
+        """Δ_dm, the exact change of the risk when the filter goes, float64 (D, M)."""
+        return self._mean("exact", self.ablation_sum)
+
+    def _mean(self, order: str, total: Tensor | None) -> Tensor:
+        if total is None:
+            raise ValueError(
+                f"these statistics hold no {order!r} terms: "
+                f"make them with domain_statistics(..., order={order!r})"
+            )
+        return total / self.images[:, None]
+
+    def risk_change(self, order: str = "fisher") -> Tensor:
+        """Δ_dm estimated to an order, in nats, float64 (D, M).
+
+        Args:
+            order: "first": -J; "second": -J + ½F; "fisher": ½F, which is what remains where the
+                domain's own slope J is 0 (Theis et al. 2018); "exact": the measured ablation.
+        """
+        if order == "first":
+            return -self.gradient
+        if order == "second":
+            return -self.gradient + self.fisher / 2
+        if order == "fisher":
+            return self.fisher / 2
+        if order == "exact":
+            return self.ablation
+        raise ValueError(f"order={order!r} is not one of 'first', 'second', 'fisher', 'exact'")
+
+    def __add__(self, other: DomainStatistics) -> DomainStatistics:
+        if self.domains != other.domains or self.gradient_sum.shape != other.gradient_sum.shape:
+            raise ValueError(
+                f"statistics of other domains or filters do not add up: {self.domains} with "
+                f"{self.gradient_sum.shape[1]} filters and {other.domains} with "
+                f"{other.gradient_sum.shape[1]}"
+            )
+
+        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else a + b
+
+        return DomainStatistics(
+            self.domains,
+            self.images + other.images,
+            self.risk_sum + other.risk_sum,
+            self.gradient_sum + other.gradient_sum,
+            both(self.fisher_sum, other.fisher_sum),
+            both(self.ablation_sum, other.ablation_sum),
+        )
+
+
+def domain_statistics(
+    model: nn.Module,
+    graph: ChannelGraph,
+    data: Mapping[str, Dataset[Any]],
+    *,
+    order: Order = "fisher",
+    batch_size: int = 256,
+    precision: str = "float32",
+    workers: int = 0,
+    progress: bool = False,
+) -> DomainStatistics:
+    """Measure, for every domain and filter, what the scores need to know.
+
+    The model runs in eval mode and is left as it was: weights, modes, ``.grad``, hooks and
+    random state, also when an error is raised. Frozen parameters are scored like any other.
+
+    Args:
+        model: The network that ``graph`` was traced from; gives logits (n, classes).
+        graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
+        data: Domain name to a data set of (image, label). Pass source domains only.
+        order: "first": gate gradients, from one backward pass to the parameters. "fisher": also
+            their squares image by image, from one backward pass to explicit gates. "exact":
+            also removes every filter in turn.
+        batch_size: Images a pass; no influence on the result but rounding. Where they do not fit
+            into a GPU's memory, half as many are taken, and so on, with a warning.
+        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
+            autocast. Losses and sums are float32 or float64 in any case; in half precision what
+            is summed for a filter was rounded to it.
+        workers: Processes that read images from data sets not held in memory; 0 for none. No
+            influence on the result.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        TypeError: Something else than a network, its graph, or a dict of data sets.
+        ValueError: No or empty domains, images or labels that do not fit, a loss that is not
+            finite (names domain and batch), a graph of another model, a precision that the
+            device cannot compute in, or order "exact" in another precision than float32 (it
+            measures differences smaller than their rounding).
+
+    Source: gates as in Molchanov et al. 2017 (first order) and Theis et al. 2018 (Fisher), here
+    kept apart by domain; chapter 5.
+
+    >>> import torch, dgprune_lite as dg
+    >>> model = dg.build_model("digits_cnn", width=4)
+    >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    >>> split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
+    >>> few = {name: torch.utils.data.Subset(part, range(8)) for name, part in split.val.items()}
+    >>> dg.domain_statistics(model, graph, few).fisher.shape
+    torch.Size([3, 20])
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
+    check_model(model)
+    named_domains(data, "data")
+    check_graph(model, graph)
+    if not graph.num_filters:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
+        raise ValueError(f"no filter of this network can be removed exactly ({reasons})")
+    place = device_of(model)
+    check_precision(precision, place)
+    if order == "exact" and precision != "float32":
+        raise ValueError(
+            f"precision={precision!r} with order='exact': removing one filter changes the risk by "
+            "less than its rounding; use precision='float32'"
+        )
+    parts, layout = [], layout_for(model, precision)
+    chunk = batch_size
+    with evaluating(model):
+        for name, dataset in data.items():
+            total = None
+            loop = batches(dataset, batch_size, domain=name, device=place, workers=workers)
+            for number, (images, labels) in enumerate(
+                tqdm(loop, desc=f"{order} statistics, {name}", disable=not progress)
+            ):
+                where = f"domain {name!r}, batch {number}"
+                images = in_dtype_of(model, images).contiguous(memory_format=layout)
+                measure = partial(
+                    _batch_statistics, model, graph,
+                    domain=name, order=order, where=where, precision=precision,
+                )  # fmt: skip
+                one, chunk = _chunked(measure, images, labels, chunk)
+                total = one if total is None else total + one
+            assert total is not None  # `batches` refuses an empty domain
+            parts.append(total)
+    return reduce(beside, parts)
+
+
+def _chunked(
+    measure: Callable[[Tensor, Tensor], DomainStatistics],
+    images: Tensor,
+    labels: Tensor,
+    chunk: int,
+) -> tuple[DomainStatistics, int]:
+    """The statistics of a batch, and in how large chunks it fits a GPU's memory."""
+    size = chunk
+    while True:
+        try:
+            pairs = zip(images.split(size), labels.split(size), strict=True)
+            total = reduce(add, (measure(x, y) for x, y in pairs))
+            break
+        except torch.cuda.OutOfMemoryError:
+            if size == 1 or len(images) == 1:
+                raise
+        size = min(size, len(images)) // 2  # here, where what the error held is free again
+    if size < chunk:
+        warnings.warn(
+            f"batches of {chunk} images do not fit into memory: going on with {size} at a time; "
+            f"pass batch_size={size}",
+            stacklevel=3,
+        )
+    return total, size
+
+
+def beside(a: DomainStatistics, b: DomainStatistics) -> DomainStatistics:
+    """The statistics of two sets of domains as one."""
+
+    def cat(x: Tensor | None, y: Tensor | None) -> Tensor | None:
+        return None if x is None or y is None else torch.cat([x, y])
+
+    return DomainStatistics(
+        a.domains + b.domains,
+        torch.cat([a.images, b.images]),
+        torch.cat([a.risk_sum, b.risk_sum]),
+        torch.cat([a.gradient_sum, b.gradient_sum]),
+        cat(a.fisher_sum, b.fisher_sum),
+        cat(a.ablation_sum, b.ablation_sum),
+    )
+
+
+def _batch_statistics(
+    model: nn.Module,
+    graph: ChannelGraph,
+    images: Tensor,
+    labels: Tensor,
+    domain: str,
+    order: Order,
+    where: str,
+    precision: str,
+) -> DomainStatistics:
+    fisher = None
+    if order == "first":
+        losses, gradient = gate_gradient(
+            model, graph, images, labels, where=where, precision=precision
+        )
+    else:
+        losses, per_image = image_gate_gradients(
+            model, graph, images, labels, where=where, precision=precision
+        )
+        gradient, fisher = per_image.sum(0), (per_image**2).sum(0)
+    ablation = None
+    if order == "exact":
+        whole, without = ablated_losses(model, graph, images, labels)  # (), (M,)
+        ablation = (without - whole)[None]
+    return DomainStatistics(
+        (domain,),
+        torch.tensor([len(labels)]),
+        losses.sum().cpu()[None],
+        gradient.cpu()[None],
+        None if fisher is None else fisher.cpu()[None],
+        ablation,
+    )

@@ -1,0 +1,328 @@
+"""Random networks of all supported operations: whatever can be planned is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from networks import assert_same, fingerprint
+from torch import nn
+
+import dgprune_lite as dg
+from dgprune_lite.channels.graph import keep_mask
+from dgprune_lite.pruning.pruning import make_plan
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE_NORM = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.Tanh, nn.ReLU6, nn.Sigmoid)
+
+
+class Random(nn.Module):
+    """A program: each step takes activations made so far and appends one or more."""
+
+    def __init__(self, dims, recipe, heads):
+        super().__init__()
+        self.dims, self.steps = dims, []
+        self.images = torch.randn(2, 4, *[4] * dims, dtype=torch.float64)
+        self.stem, self.shared = (CONV[dims](inputs, 8, 1).double() for inputs in (4, 8))
+        known = [self.stem(self.images)]
+        for op, source, choice in recipe:
+            x = known[-1 - source % len(known)]
+            other = known[-1 - choice % len(known)]
+            modules = getattr(self, f"make_{op}", lambda *_: [])(x, other, choice)
+            if modules is None:  # the operation does not fit this shape
+                continue
+            names = []
+            for module in modules:
+                names.append(f"m{len(self._modules)}")
+                self.add_module(names[-1], module.double())
+            step = (op, source % len(known), choice % len(known), choice, names)
+            with torch.no_grad():
+                known.append(self.take(step, known).detach())
+            self.steps.append(step)
+        self.heads = nn.ModuleList()
+        for head in heads:
+            x = known[-1 - head % len(known)]
+            size = x.shape[1] if head % 2 else x[0].numel()
+            self.heads.append(nn.Linear(size, 3, dtype=torch.float64))
+        self.head_choices = heads
+
+    def take(self, step, known):
+        op, source, other, choice, names = step
+        modules = [getattr(self, name) for name in names]
+        return getattr(self, f"run_{op}")(known[-1 - source], known[-1 - other], choice, *modules)
+
+    def forward(self, images):
+        known = [self.stem(images)]
+        for step in self.steps:
+            known.append(self.take(step, known))
+        outputs = []
+        for head, layer in zip(self.head_choices, self.heads, strict=True):
+            x = known[-1 - head % len(known)]
+            outputs.append(layer(x.flatten(2).mean(2) if head % 2 else x.flatten(1)))
+        return {"logits": outputs}
+
+    # --- how to make the modules of a step, and how to run it --------------------------------
+
+    def make_conv(self, x, other, choice):
+        channels = x.shape[1]
+        groups = [1, 2, channels][choice % 3]
+        if channels % groups:
+            return None
+        out = [8, 2 * channels, 4][choice % 3] if groups < channels else channels * (1 + choice % 2)
+        return [CONV[self.dims](channels, out, 3, padding=1, groups=groups, bias=choice % 2 == 0)]
+
+    def make_transposed(self, x, other, choice):
+        channels = x.shape[1]
+        groups = [1, 2, channels][choice % 3]
+        if channels % groups or x.shape[2] > 8:
+            return None
+        out = 6 if groups < channels else 2 * channels
+        return [TRANSPOSED[self.dims](channels, out, 2, stride=1 + choice % 2, groups=groups)]
+
+    def make_batch_norm(self, x, other, choice):
+        plain = choice % 4 == 3
+        norm = BATCH_NORM[self.dims](
+            x.shape[1], affine=not plain, track_running_stats=choice % 4 != 2
+        )
+        return [_lively(norm)]
+
+    def make_instance_norm(self, x, other, choice):
+        if x[0, 0].numel() < 2:
+            return None
+        return [_lively(INSTANCE_NORM[self.dims](x.shape[1], affine=choice % 2 == 0))]
+
+    def make_group_norm(self, x, other, choice):
+        groups = [2, x.shape[1], 4, 1][choice % 4]
+        return None if x.shape[1] % groups else [_lively(nn.GroupNorm(groups, x.shape[1]))]
+
+    def make_prelu(self, x, other, choice):
+        prelu = nn.PReLU(x.shape[1] if choice % 2 else 1)
+        prelu.weight.data.uniform_(0.1, 0.9)
+        return [prelu]
+
+    def make_activation(self, x, other, choice):
+        return [ACTIVATIONS[choice % len(ACTIVATIONS)]()]
+
+    def make_in_place(self, x, other, choice):
+        return [nn.ReLU(inplace=True)]
+
+    def make_pool(self, x, other, choice):
+        return [MAX_POOL[self.dims](2)] if x.shape[2] > 1 else None
+
+    def make_upsample(self, x, other, choice):
+        return [nn.Upsample(scale_factor=2)] if x.shape[2] < 5 else None
+
+    def make_add(self, x, other, choice):
+        return [] if x.shape == other.shape else None
+
+    make_multiply = make_maximum = make_add
+
+    def make_residual(self, x, other, choice):
+        return [CONV[self.dims](x.shape[1], x.shape[1], 3, padding=1)]
+
+    def make_cat(self, x, other, choice):
+        return [] if x.shape[2:] == other.shape[2:] and x.shape[1] < 20 else None
+
+    def make_halves(self, x, other, choice):
+        return None if x.shape[1] % 2 else []
+
+    make_shuffle = make_split_by_size = make_halves
+
+    def make_channel_shuffle(self, x, other, choice):
+        return None if x.shape[1] % 2 else [nn.ChannelShuffle(2)]
+
+    def make_pixel_shuffle(self, x, other, choice):
+        return [nn.PixelShuffle(2)] if self.dims == 2 and x.shape[1] % 4 == 0 else None
+
+    def make_pixel_unshuffle(self, x, other, choice):
+        even = self.dims == 2 and x.shape[2] % 2 == 0 and x.shape[1] < 10
+        return [nn.PixelUnshuffle(2)] if even else None
+
+    def make_attention(self, x, other, choice):
+        return [nn.Linear(x.shape[1], 6), nn.Linear(6, x.shape[1])]
+
+    def make_channels_last(self, x, other, choice):
+        return [nn.Linear(x.shape[1], 6)]
+
+    def make_shared(self, x, other, choice):
+        return [] if x.shape[1] == 8 and x.shape == other.shape else None
+
+    def run_module(self, x, other, choice, module):
+        return module(x)
+
+    run_conv = run_transposed = run_batch_norm = run_instance_norm = run_group_norm = run_module
+    run_prelu = run_activation = run_in_place = run_pool = run_upsample = run_module
+    run_channel_shuffle = run_pixel_shuffle = run_pixel_unshuffle = run_module
+
+    def run_add(self, x, other, choice):
+        return x + other if choice % 2 else torch.sub(x, other)
+
+    def run_multiply(self, x, other, choice):
+        return x * other
+
+    def run_maximum(self, x, other, choice):
+        return torch.maximum(x, other)
+
+    def run_residual(self, x, other, choice, conv):
+        return F.relu(conv(x).add_(x) if choice % 2 else conv(x) + x)
+
+    def run_cat(self, x, other, choice):
+        return torch.cat([x, other] if choice % 3 else [other, x, other], dim=1)
+
+    def run_halves(self, x, other, choice):
+        one, two = x.chunk(2, dim=1)
+        return torch.cat([two.relu(), one], 1) if choice % 2 else one + two
+
+    def run_split_by_size(self, x, other, choice):
+        one, two = torch.split(x, x.shape[1] // 2, dim=1)
+        return torch.cat([one, two, one], 1)
+
+    def run_shuffle(self, x, other, choice):
+        batch, channels = x.size(0), x.size(1)
+        y = (
+            x.flatten(2)
+            .reshape(batch, 2, channels // 2, -1)
+            .transpose(1, 2)
+            .reshape(batch, channels, -1)
+        )
+        return y.view(batch, channels, *[x.size(axis + 2) for axis in range(self.dims)])
+
+    def run_attention(self, x, other, choice, down, up):
+        ones = [1] * self.dims
+        weights = up(down(x.flatten(2).mean(2)).relu()).sigmoid()
+        if choice % 2:
+            return x * weights.view(x.size(0), x.size(1), *ones).expand_as(x)
+        return weights.reshape(-1, weights.size(1), *ones) * x
+
+    def run_channels_last(self, x, other, choice, linear):
+        return linear(x.transpose(1, -1)).transpose(1, -1)
+
+    def run_pad(self, x, other, choice):
+        return F.pad(x, [1, 0] * self.dims + [0, 0] * (choice % 2))
+
+    def run_pad_channels(self, x, other, choice):
+        return F.pad(x, [0, 0] * self.dims + [1, 2])
+
+    def run_through_a_view(self, x, other, choice):
+        y = x.contiguous().clone()
+        y.view(y.size(0), -1).mul_(0.5).add_(choice % 2)
+        return y
+
+    def run_clamp(self, x, other, choice):
+        if choice % 3 == 2:
+            return torch.clamp(x, min=torch.tensor(0.1, dtype=x.dtype))
+        return x.clamp(-0.5, 0.5) if choice % 3 else x.clamp(min=0.1)
+
+    def run_power(self, x, other, choice):
+        return x**2
+
+    def run_batch_of_channels(self, x, other, choice):
+        space = [x.size(axis + 2) for axis in range(self.dims)]
+        y = x.reshape(x.size(0) * x.size(1), 1, *space)
+        return (y.relu() * 2).view(x.size(0), x.size(1), *space)
+
+    def run_shared(self, x, other, choice):
+        return self.shared(x) + other
+
+
+def _lively(norm):
+    for tensor in [*norm.parameters(), *norm.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data.uniform_(0.3, 1.5)
+    return norm
+
+
+OPERATIONS = sorted(name.removeprefix("run_") for name in dir(Random) if name.startswith("run_"))
+OPERATIONS.remove("module")
+RECIPES = st.lists(
+    st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 3), st.integers(0, 11)),
+    min_size=2,
+    max_size=9,
+)
+HEADS = st.lists(st.integers(0, 3), min_size=1, max_size=2)
+
+
+def random_network(dims, recipe, heads, seed):
+    torch.manual_seed(seed)
+    return Random(dims, recipe, heads).eval()
+
+
+seen: list[int] = []  # the filters of each network
+seen_both: list[bool] = []  # whether two plans in a row were one plan
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[
+        Phase.explicit,
+        Phase.generate,
+    ],  # recipes are short, and making them shorter takes minutes
+    suppress_health_check=list(HealthCheck),
+)
+@example(2, [("through_a_view", 0, 1)], [0], 0, 0.5)
+@given(st.integers(1, 3), RECIPES, HEADS, st.integers(0, 99), st.sampled_from([0.3, 0.5, 0.8]))
+def check_network(dims, recipe, heads, seed, ratio):
+    model = random_network(dims, recipe, heads, seed)
+    images = model.images
+    before = fingerprint(model)
+    graph = dg.trace_channels(model, images)
+    assert_same(before, fingerprint(model))
+    seen.append(graph.num_filters)
+
+    generator = torch.Generator().manual_seed(seed)
+    scores = graph.split(torch.rand(graph.num_filters, generator=generator))
+    plan = dg.plan_pruning(graph, scores, ratio)
+    for size, left in plan.widths.values():
+        assert left >= 1
+        assert abs(left - size * (1 - ratio)) <= 1
+    small = plan.apply(model)
+    dg.check_exact(model, small, plan, graph, images)
+    assert sum(p.numel() for p in small.parameters()) == plan.parameters[1]
+
+    # pruning what was pruned is pruning both at once
+    second = dg.trace_channels(small, images)
+    scores = second.split(torch.rand(second.num_filters, generator=generator))
+    again = dg.plan_pruning(second, scores, 0.4)
+    union = removed_by_both(graph, plan, again)
+    if union is not None:
+        both = make_plan(graph, union, 0.0).apply(model)
+        assert_same(dict(both.state_dict()), dict(again.apply(small).state_dict()))
+
+
+def removed_by_both(graph, plan, again):
+    """Filters of the first graph that either plan removes, bool (M,).
+
+    None where the second plan removes parts of them: a grouped convolution that is left with one
+    channel a group has become depthwise, so that its groups can go one by one.
+    """
+    removed = np.zeros(graph.num_filters, dtype=bool)
+    for name, kept in plan.kept_gates.items():
+        removed[graph.groups[name].span] = kept.numpy() == 0
+    gone, stays = set(), set()
+    for name, layer in graph.layers.items():
+        left = layer.out_units[keep_mask(layer.out_units, removed)]
+        cut = np.isin(np.arange(len(left)), again.removed.get(name, ()))
+        gone |= set(left[cut].tolist())
+        stays |= set(left[~cut].tolist())
+    assert -1 not in gone
+    removed[sorted(gone)] = True
+    seen_both.append(gone.isdisjoint(stays))
+    return removed if seen_both[-1] else None
+
+
+def test_random_networks_are_pruned_exactly():
+    seen.clear()
+    seen_both.clear()
+    check_network()
+    assert len(seen) >= 300
+    assert np.mean(np.array(seen) > 0) > 0.6  # most have something to prune
+    assert np.mean(seen_both) > 0.9

@@ -1,0 +1,47 @@
+"""Verdicts on made-up results whose outcome is known."""
+
+from __future__ import annotations
+
+import pytest
+from dgprune_book.study import claims
+from made_results import study
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdicts"),
+    [
+        ({}, ["supported"] * 4),
+        ({"lost_inside": 0.03}, ["not supported", "supported", "supported", "supported"]),
+        ({"lost_unseen": 0.007, "ours_unseen": 0.05}, ["supported", "partly"] + 2 * ["not"]),
+        ({"lost_unseen": 0.05, "ours_unseen": 0.05}, ["supported", "supported", "?", "not"]),
+    ],
+)
+def test_verdicts_follow_the_rule(settings, verdicts):
+    table = claims.claims_table(study(**settings))
+    assert len(table) == 4
+    for found, expected in zip(table["verdict"], verdicts, strict=True):
+        assert expected == "?" or found.startswith(expected), table
+    assert (table["pairs"] == 20).all()
+    assert (table["low"] <= table["effect"]).all()
+    assert (table["effect"] <= table["high"]).all()
+
+
+def test_the_fourth_claim_is_partly_true_of_a_score_that_beats_some():
+    frame = study(noise=0.002)
+    good = frame["criterion"] == "bn_scale"
+    frame.loc[good, "accuracy_unseen"] = 0.68 + frame.loc[good, "seed"] * 1e-3 - 2e-3
+    ours = frame["criterion"] == "risk_variance"
+    frame.loc[ours, "accuracy_unseen"] = 0.68 - frame.loc[ours, "seed"] * 1e-3 + 2e-3
+    last = claims.claims_table(frame).iloc[3]
+    assert last["verdict"] == "partly"
+    assert "bn_scale" in last["measured"]
+
+
+def test_one_changed_line_changes_the_outcome():
+    frame = study()
+    before = claims.claims_table(frame)
+    changed = frame.copy()
+    line = changed.index[changed["criterion"] == "risk_variance"][7]
+    changed.loc[line, "accuracy_unseen"] -= 0.01
+    after = claims.claims_table(changed)
+    assert after.loc[3, "effect"] == pytest.approx(before.loc[3, "effect"] - 1 / 20)
