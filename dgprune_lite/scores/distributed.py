@@ -65,8 +65,7 @@ def distributed_statistics(
 
     Raises:
         TypeError, ValueError: As :func:`~dgprune_lite.scores.risks.domain_statistics`, in the
-        process that
-            finds it.
+            process that finds it.
         RuntimeError: In all processes, if an error was raised in another one (which it names), or
             if they do not have the same weights, domains and numbers of images.
 
