@@ -2,7 +2,7 @@
 
 Each takes the function you wrote and gives a
 :class:`~dgprune_book.exercises.checking.Verdict` that says in words what is wrong
-with it. Not imported with the package: ``from dgprune_lite import exercises``.
+with it. Not imported with the package: ``from dgprune_book import exercises``.
 
 One module a chapter. ``check_vrex_objective`` is the check of the function ``vrex_objective`` that
 the reader writes, and rests on the :class:`~dgprune_book.exercises.checking.Exercise`
