@@ -9,6 +9,7 @@ from dgprune_lite.domains.images import ImageDomain
 from dgprune_lite.domains.loading import batches, check_batch, count, fetch, read, to_device
 from dgprune_lite.domains.mnist import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
+from dgprune_lite.domains.tensors import ImageTensors
 from dgprune_lite.domains.tiny_pacs import draw_tiny_pacs
 from dgprune_lite.domains.unreadable import unreadable_images
 
@@ -19,6 +20,7 @@ __all__ = [
     "DigitsDG",
     "DigitsLite",
     "ImageDomain",
+    "ImageTensors",
     "MultipleDomainDataset",
     "MultipleEnvironmentImageFolder",
     "OfficeHome",

@@ -6,17 +6,22 @@ their authors'; the errors say where each is to be had and where its files belon
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch.utils.data import Dataset
 
 from dgprune_lite.checks import nearest_name
 from dgprune_lite.domains.base import MultipleDomainDataset
 from dgprune_lite.domains.images import ImageDomain, balanced_places
+from dgprune_lite.domains.tensors import ImageTensors
 from dgprune_lite.domains.trees import Files, Layout, find_images, listed
 from dgprune_lite.domains.unreadable import unreadable_images
 
@@ -140,11 +145,32 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         self.left_out = tuple(left_out)
         self._sizes = {env: len(domain) for env, domain in held.items()}
 
-    def for_training(self, env: str | int) -> ImageDomain:
+    def for_training(self, env: str | int) -> Dataset:
         """Return a domain as training sees it: augmented at random."""
         domain = self[env]
-        assert isinstance(domain, ImageDomain)
+        assert isinstance(domain, ImageDomain | ImageTensors)
         return replace(domain, augmented=True)
+
+    def in_memory(self, device: torch.device | str = "cpu") -> Self:
+        """Decode all images once and keep them as bytes, so that no step waits for a disk.
+
+        Args:
+            device: where the images are kept and augmented: where the network is.
+
+        Returns:
+            The same data set, each domain as `ImageTensors`; 0.5 GB for PACS at 128 pixels.
+
+        Raises:
+            ValueError: if images cannot be decoded (all of a domain are named).
+        """
+        held = copy.copy(self)
+        held._opened = {}
+        for env in self:
+            domain = self[env]
+            assert isinstance(domain, ImageDomain)
+            images, labels = domain.bytes(range(len(domain))), torch.as_tensor(domain.labels)
+            held._opened[env] = ImageTensors(env, images.to(device), labels)
+        return held
 
     def resolve(self, env: str | int) -> str:
         """Return the domain name that a name, a folder's name or a position stands for."""

@@ -6,7 +6,6 @@ of what they find.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from dgprune_lite.domains.splits import domain_permutation
+from dgprune_lite.domains.tensors import MEAN, STD, batch_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Mean and standard deviation of ImageNet's channels, which torchvision's networks are trained with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 WORKERS = min(16, os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
 
 
@@ -82,18 +79,24 @@ class ImageDomain(Dataset):
         from torchvision.transforms.v2 import functional as F
 
         labels = [self.labels[place] for place in places]
+        batch = self.bytes(places).float().div_(255.0)
+        batch = F.normalize(batch, MEAN, STD, inplace=True)
+        return list(zip(batch, labels, strict=True))
+
+    def bytes(self, places: Sequence[int]) -> Tensor:
+        """Return images as they are before they are normalised, uint8 (n, 3, size, size)."""
+        from torchvision.transforms.v2 import functional as F
+
         images = self._decode([self.sources[place] for place in places])
         if self.augmented:
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(_seed(self.name, places))
+                torch.default_generator.manual_seed(batch_seed(self.name, places))
                 changes = [draw_augmentation(image, self.size) for image in images]
         else:
             changes = [partial(F.resize, size=[self.size, self.size])] * len(images)
         # Pillow in threads, PyTorch on the batch as a whole: each to where it is fast.
         pixels = _in_threads(lambda change, image: F.pil_to_tensor(change(image)), changes, images)
-        batch = torch.stack(pixels).float().div_(255.0)  # (n, 3, size, size)
-        batch = F.normalize(batch, MEAN, STD, inplace=True)
-        return list(zip(batch, labels, strict=True))
+        return torch.stack(pixels)
 
     def _decode(self, sources: Sequence[Any]) -> list[Image]:
         def attempt(source: Any) -> Image | Exception:
@@ -203,12 +206,6 @@ def balanced_places(labels: Sequence[int], limit: int, name: str, seed: int) -> 
         drawn[labels[place]] += 1
     # First one image of every class, then a second one of every class, and so on.
     return sorted(place for _, _, place in sorted(ranked)[:limit])
-
-
-def _seed(name: str, places: Sequence[int]) -> int:
-    # A cryptographic digest, since `hash` changes by process.
-    digest = hashlib.sha256(f"{name}/{[int(place) for place in places]}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _in_threads(function: Callable, *columns: Sequence[Any]) -> list:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
+from dgprune_lite.domains.tensors import ImageTensors
+
 Pair = tuple[Tensor, Tensor]
 Places = Sequence[Sequence[int] | Tensor] | Tensor
 """The indices wanted in each batch; a tensor has one row a batch."""
@@ -47,9 +49,9 @@ def count(dataset: Dataset, domain: str = "?") -> int:
 def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
     """Return the images and labels at the given places of a dataset, as one batch.
 
-    A `TensorDataset` is indexed once for the whole batch. Any other dataset is asked for all
-    samples at once if it has `__getitems__` (as PyTorch's `DataLoader` does), or else for one
-    after another; they are then collated.
+    A `TensorDataset` or `ImageTensors` is indexed once for the whole batch. Any other dataset is
+    asked for all samples at once if it has `__getitems__` (as PyTorch's `DataLoader` does), or else
+    for one after another; they are then collated.
 
     Args:
         dataset: map-style dataset of (image, label).
@@ -74,6 +76,8 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Te
         places = torch.as_tensor(indices, dtype=torch.long, device=dataset.tensors[0].device)
         images, labels = dataset.tensors
         return images[places], labels[places]
+    if isinstance(dataset, ImageTensors):
+        return dataset.batch(indices)
     if isinstance(dataset, Subset) and in_memory(dataset):
         return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[torch.as_tensor(indices)])
     places_list = indices.tolist() if isinstance(indices, Tensor) else list(indices)
@@ -98,7 +102,7 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Te
 
 
 def in_memory(dataset: Dataset) -> bool:
-    """Whether `fetch` indexes the images as one tensor: a `TensorDataset`, or a `Subset` of one.
+    """Whether `fetch` indexes the images as one tensor: `TensorDataset`, `ImageTensors`, `Subset`.
 
     Example:
         >>> in_memory(TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5)))
@@ -106,7 +110,9 @@ def in_memory(dataset: Dataset) -> bool:
     """
     if type(dataset) is Subset:
         return in_memory(dataset.dataset)
-    return type(dataset) is TensorDataset and len(dataset.tensors) == 2
+    if type(dataset) is TensorDataset:
+        return len(dataset.tensors) == 2
+    return type(dataset) is ImageTensors
 
 
 def read(

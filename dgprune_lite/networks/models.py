@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dgprune_lite.checks import nearest_name
 from dgprune_lite.files import write_atomically
+from dgprune_lite.networks.efficientnet import efficientnet_lite0
 from dgprune_lite.networks.pretrained import load_pretrained
 
 CHECKPOINT_FORMAT = 1
@@ -146,9 +147,10 @@ def digits_resnet(num_classes: int = 10, width: int = 16, in_channels: int = 3) 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": digits_cnn,
     "digits_resnet": digits_resnet,
+    "efficientnet_lite0": efficientnet_lite0,
 }
 """Name to a function that returns a network; add your own here. It takes `num_classes` and, where
-the network has such settings, `width` and `in_channels`, all by name."""
+the network has such settings, `width`, `in_channels` and `weights`, all by name."""
 
 
 def build_model(
@@ -165,15 +167,17 @@ def build_model(
     The same name, sizes and seed give the same weights; the global random state stays as it is.
 
     Args:
-        name: a key of `MODELS` ("digits_cnn", "digits_resnet"), or any classification network that
-            torchvision knows ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0" ...).
+        name: a key of `MODELS` ("digits_cnn", "digits_resnet", "efficientnet_lite0"), or any
+            classification network that torchvision knows ("resnet18", "resnet50",
+            "mobilenet_v3_small", "efficientnet_b0" ...).
         num_classes: outputs of the network, at least 1.
         width: filters of the first layer; None for the network's own default (32 for digits_cnn,
             16 for digits_resnet). torchvision's networks have no such setting.
         in_channels: channels of the images, such as `split.input_shape[0]`. torchvision's networks
             have no such setting: they expect 3.
         weights: for torchvision's networks, "DEFAULT" for its ImageNet weights (downloaded at first
-            use), another of its names ("IMAGENET1K_V1"), or a file with a state dictionary. The
+            use), another of its names ("IMAGENET1K_V1"), or a file with a state dictionary; for
+            efficientnet_lite0, "DEFAULT" (from a package, without a download site) or a file. The
             head is new and random unless `num_classes` is that of the weights (ImageNet's: 1000).
             None for random weights throughout.
         seed: seed of the initialisation, at least 0.

@@ -39,14 +39,14 @@ def load_pretrained(model: nn.Module, name: str, weights: str | os.PathLike[str]
     if str(weights) in ("DEFAULT", *known.__members__):
         state = _downloaded(name, known[str(weights)])
     elif Path(weights).suffix in (".pth", ".pt", ".safetensors"):
-        state = _from_file(Path(weights))
+        state = weights_from_file(Path(weights))
     else:
         names = ["DEFAULT", *known.__members__]
         raise ValueError(
             f"weights is {str(weights)!r}; for {name!r} expected None, one of {', '.join(names)}, "
             f"or a file that ends in .pth, .pt or .safetensors.{nearest_name(weights, names)}"
         )
-    _load_all_but_head(model, state, f"the weights {str(weights)!r} do not fit {name!r}")
+    load_all_but_head(model, state, f"the weights {str(weights)!r} do not fit {name!r}")
 
 
 def _downloaded(name: str, weights: object) -> Mapping[str, Tensor]:
@@ -70,7 +70,8 @@ def _downloaded(name: str, weights: object) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _from_file(path: Path) -> Mapping[str, Tensor]:
+def weights_from_file(path: Path) -> Mapping[str, Tensor]:
+    """The state dictionary of a file, .safetensors or .pth; nothing but tensors is unpickled."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r} to read weights from")
     try:
@@ -92,7 +93,8 @@ def _from_file(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _load_all_but_head(model: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
+def load_all_but_head(model: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
+    """Copy a state dictionary; a head of another number of outputs stays as it is."""
     taken, heads = {}, set()
     for key, own in model.state_dict().items():
         if key not in state:

@@ -239,6 +239,7 @@ def risk_variance(
     mean_weight: float = 0.0,
     variance_weight: float = 1.0,
     normalize: bool = False,
+    reverse: bool = False,
 ) -> Tensor:
     """√(a·(mean_d Δ_dm)² + b·Var_d Δ_dm): how far an unseen domain's risk moves (root mean square).
 
@@ -252,6 +253,8 @@ def risk_variance(
         variance_weight: b ≥ 0, σ²·D in the derivation.
         normalize: Whether to divide each domain's Δ by its mean magnitude over all filters first,
             so that a domain with large risks does not outweigh the others.
+        reverse: Whether the spread counts *against* a filter, √a·abs(mean) − √b·std: what only some
+            domains need goes first.
 
     Source: our reading of Cai, Li and Kot 2022; derivation in chapter 5, from the affine mixtures
     of Krueger et al. 2021 (V-REx). The variance is the population variance, as there.
@@ -265,6 +268,8 @@ def risk_variance(
         scale = change.abs().mean(1, keepdim=True)
         change = change / torch.where(scale > 0, scale, 1)
     mean, variance = change.mean(0), change.var(0, unbiased=False)
+    if reverse:
+        return mean_weight**0.5 * mean.abs() - (variance_weight * variance).sqrt()
     return (mean_weight * mean**2 + variance_weight * variance).sqrt()
 
 

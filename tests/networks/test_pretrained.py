@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
-from dgprune_lite.networks.pretrained import _load_all_but_head
+from dgprune_lite.networks.pretrained import load_all_but_head
 
 HEADS = {
     "resnet18": "fc",
@@ -162,13 +162,13 @@ def test_only_one_layer_may_be_the_head() -> None:
     state = model.state_dict()
     wider = {key: torch.zeros(9, *value.shape[1:]) for key, value in state.items()}
     with pytest.raises(ValueError, match="no fit: 0, 1 have other numbers of outputs"):
-        _load_all_but_head(model, wider, "no fit")
+        load_all_but_head(model, wider, "no fit")
 
 
 def test_counters_that_old_files_lack_are_no_misfit() -> None:
     model = nn.BatchNorm2d(2)
     state = {key: value + 1 for key, value in model.state_dict().items() if "num" not in key}
-    _load_all_but_head(model, state, "no fit")
+    load_all_but_head(model, state, "no fit")
     assert model.running_mean.tolist() == [1, 1]  # type: ignore[union-attr]
 
 

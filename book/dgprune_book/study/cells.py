@@ -22,15 +22,19 @@ ENVIRONMENTS = {
     "DigitsLite": ("mnist", "mnist_m", "optdigits", "syn"),
     "RotatedMNIST": ("0", "15", "30", "45", "60", "75"),
     "ColoredMNIST": ("+90%", "+80%", "-90%"),
+    "PACS64": ("A", "C", "P", "S"),
+    "PACS128": ("A", "C", "P", "S"),
 }
 
 # What decides the dense network that a cell prunes.
 DENSE = (
     "dataset", "test_env", "without", "seed", "network", "width", "algorithm", "vrex_lambda",
-    "dense_steps",
+    "dense_steps", "weights", "dense_lr", "precision",
 )  # fmt: skip
 # Settings that older results do not name, with the value that they had; nor do names of networks.
-LATER = {"without": "", "vrex_lambda": 1.0}
+LATER = {
+    "without": "", "vrex_lambda": 1.0, "weights": "", "dense_lr": 4e-3, "precision": "float32",
+}  # fmt: skip
 # What a cell shares with the unpruned network that it is compared to.
 CONTROL = (*DENSE, "finetune_steps", "finetune_lr", "schedule", "schedule_steps")
 # The settings that are one of a few words.
@@ -47,7 +51,8 @@ class Cell:
     """One network, pruned one way and fine-tuned: all that decides the outcome.
 
     Attributes:
-        dataset: "DigitsLite", "RotatedMNIST" or "ColoredMNIST".
+        dataset: "DigitsLite", "RotatedMNIST", "ColoredMNIST", or PACS at 64 or 128 pixels,
+            "PACS64", "PACS128".
         test_env: The unseen domain.
         seed: Decides the division of the sources, the initialisation, the batches.
         criterion: As in :func:`~dgprune_lite.scores.criteria.score`; "none" prunes nothing.
@@ -66,7 +71,7 @@ class Cell:
         finetune_lr: Their largest learning rate, chosen by a trial by hand on held-out images of
             source domains; the grid "rates" shows what others would give there.
         network: Name for :func:`~dgprune_lite.networks.models.build_model`.
-        width: Likewise.
+        width: Likewise; 0 for the network's own.
         algorithm: "ERM" or "VREx", for the dense network (fine-tuning is ERM).
         dense_steps: Updates of the dense network.
         without: A source domain left out of everything; "" for none.
@@ -74,6 +79,11 @@ class Cell:
             what others would give on source domains.
         measure: "accuracy", or "ranking": nothing is pruned, the scores themselves are kept, and
             the control keeps what each filter's exact ablation costs every domain.
+        weights: What the dense network starts from, for
+            :func:`~dgprune_lite.networks.models.build_model`; "" for random weights.
+        dense_lr: The largest learning rate of the dense network.
+        precision: Of training and of the statistics, see :func:`~dgprune_lite.networks.training.fit`.
+        round_to: Kept widths are multiples of it.
     """
 
     dataset: str
@@ -97,6 +107,10 @@ class Cell:
     vrex_lambda: float = 1.0
     statistics: str = "plain"
     measure: str = "accuracy"
+    weights: str = ""
+    dense_lr: float = 4e-3
+    precision: str = "float32"
+    round_to: int = 1
 
     def __post_init__(self) -> None:
         self._normalize()
@@ -360,6 +374,90 @@ def _cue() -> list[Cell]:
     return cross(criteria, (0.05, 0.1, 0.2, 0.3, 0.5), finetune_steps=0, **settings)
 
 
+# PACS from ImageNet weights. The rates are the best on source domains of the grid "pacs64_rates".
+PACS: dict[str, Any] = {
+    "network": "efficientnet_lite0", "width": 0, "weights": "DEFAULT", "dense_lr": 5e-4,
+    "finetune_lr": 5e-4, "round_to": 8,
+}  # fmt: skip
+PACS64: dict[str, Any] = {**PACS, "dataset": "PACS64", "dense_steps": 250, "finetune_steps": 60}
+PACS128: dict[str, Any] = {
+    **PACS, "dataset": "PACS128", "dense_steps": 500, "finetune_steps": 120,
+    "precision": "bfloat16",
+}  # fmt: skip
+FISHER_VAL: Criterion = {**FISHER, "scored_on": "val"}
+REVERSED = variance_score(order="fisher", mean_weight=1.0, variance_weight=1.0, reverse=True)
+
+
+def on_training_images(criterion: Criterion) -> Criterion:
+    """The same on training images, of each domain as many as are held out of most."""
+    return {**criterion, "scored_on": "train", "images_per_domain": 400}
+
+
+# In the order of the ladder: what the score knows.
+PACS_MAIN: tuple[Criterion, ...] = (
+    BASELINES[0],
+    L1,
+    BN_SCALE,
+    on_training_images(TAYLOR),
+    FISHER_VAL,
+    STD,
+    MEAN_AND_STD,
+    on_training_images(FISHER),
+)
+PACS_LIKE: tuple[Criterion, ...] = (  # {mean, spread, both, reversed} on either images
+    REVERSED,
+    *(on_training_images(criterion) for criterion in (STD, MEAN_AND_STD, REVERSED)),
+)
+PACS_REST: tuple[Criterion, ...] = (
+    FPGM,
+    *({**criterion, "scored_on": "val"} for criterion in (TAYLOR,)),
+    variance_score(order="second"),
+    variance_score(order="fisher", reverse=True),
+    WORST_DOMAIN,
+    *map(on_training_images, (variance_score(order="second"), WORST_DOMAIN)),
+)
+
+
+def _pacs64() -> list[Cell]:
+    return [
+        *cross(PACS_MAIN, (0.4,), seeds=(0, 1), **PACS64),
+        *cross(PACS_LIKE, (0.4,), seeds=(0, 1), **PACS64),
+        *cross(PACS_MAIN, (0.2,), seeds=(0, 1), **PACS64),
+        *cross(PACS_MAIN, (0.4,), seeds=(2, 3, 4), **PACS64),
+        *cross(PACS_LIKE, (0.4,), seeds=(2, 3, 4), **PACS64),
+    ]
+
+
+def _pacs64_rates() -> list[Cell]:
+    short = {**PACS64, "dense_steps": 100, "finetune_steps": 0}
+    dense = [
+        cross([], [], seeds=[9], test_envs=["S"], **(short | {"dense_lr": lr})) for lr in RATES
+    ]
+    tuned = [
+        cross([L1], [0.4], seeds=[9], test_envs=["S"],
+              **(short | {"finetune_steps": 40, "finetune_lr": lr}))
+        for lr in RATES
+    ]  # fmt: skip
+    return [cell for cells in (*dense, *tuned) for cell in cells]
+
+
+RATES = (2.5e-4, 5e-4, 1e-3)
+
+
+def _pacs() -> list[Cell]:
+    iterative = {"schedule": "iterative", "schedule_steps": 4}
+    ranked = [{**c, "scope": "global"} for c in (L1, BN_SCALE, FISHER_VAL, MEAN_AND_STD)]
+    return [
+        *cross(PACS_MAIN, (0.4,), **PACS128),
+        *cross(PACS_LIKE, (0.4,), **PACS128),
+        *cross(PACS_MAIN, (0.1, 0.2, 0.3), **PACS128),
+        *cross([*PACS_REST, *ranked], (0.4,), **PACS128),
+        *cross(PACS_MAIN, (0.4,), **(PACS128 | iterative)),
+        *cross(PACS_MAIN, (0.4,), **(PACS128 | {"finetune_steps": 480})),
+        *cross([*PACS_LIKE, *PACS_REST], (0.1, 0.2, 0.3), **PACS128),
+    ]
+
+
 def _smoke() -> list[Cell]:
     settings: dict[str, Any] = {"width": 4, "dense_steps": 30, "finetune_steps": 4}
     return cross([L1, FISHER, STD], (0.5,), seeds=(0,), test_envs=("mnist", "syn"), **settings)
@@ -383,9 +481,30 @@ GRIDS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "rotated": ("RotatedMNIST: all criteria, three ratios, three test angles", _rotated),
     "colored": ("ColoredMNIST, whose colours mislead: all criteria, three ratios", _colored),
     "cue": ("ColoredMNIST without fine-tuning: can pruning remove a misleading cue?", _cue),
+    "pacs": ("PACS at 128 pixels from ImageNet weights: for a GPU", _pacs),
+    "pacs64": ("PACS at 64 pixels, the criteria that matter most: for a CPU", _pacs64),
+    "pacs64_rates": ("its learning rates, judged on source domains", _pacs64_rates),
     "smoke": ("a tiny network, to see whether everything works", _smoke),
 }
 """Name to (what it is, a function that lists its cells)."""
+
+
+def stages(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cut a list of cells where a dense network comes back after others.
+
+    What is listed first is then done first: a run that is stopped has whole stages.
+
+    >>> cells = grid_cells(["smoke"])
+    >>> [len(stage) for stage in stages([*cells, cells[0]])]
+    [8, 1]
+    """
+    parts: list[list[Cell]] = [[]]
+    for cell in cells:
+        known = {other.dense_id for other in parts[-1]}
+        if cell.dense_id in known and cell.dense_id != parts[-1][-1].dense_id:
+            parts.append([])
+        parts[-1].append(cell)
+    return parts
 
 
 def grid_cells(names: Iterable[str]) -> list[Cell]:

@@ -8,10 +8,11 @@ What this file is *not*: the list of experiments (``grids.py``), or what runs ma
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from dgprune_book.study.variants import masked_statistics, virtual_domains
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
 from dgprune_lite.checks import nearest_name
 from dgprune_lite.domains import (
+    PACS,
     ColoredMNIST,
     DigitsLite,
+    ImageTensors,
     MultipleDomainDataset,
     RotatedMNIST,
     Split,
@@ -41,22 +44,37 @@ from dgprune_lite.pruning.pruning import PruningPlan, kept_filters, make_plan, p
 from dgprune_lite.scores.criteria import NEEDS_STATISTICS, normalize_groups, score
 from dgprune_lite.scores.risks import DomainStatistics, Order, domain_statistics
 
+PACS_FOLDER = "DGPRUNE_PACS"  # the environment variable that says where PACS is
+
+
+def _pacs(size: int) -> MultipleDomainDataset:
+    folder = os.environ.get(PACS_FOLDER)
+    if not folder:
+        raise ValueError(
+            f"where is PACS? Name its folder with --data FOLDER or the variable {PACS_FOLDER}"
+        )
+    return PACS(folder, image_size=size)
+
+
 DATASETS: dict[str, Callable[[], MultipleDomainDataset]] = {
     "DigitsLite": DigitsLite,
     "RotatedMNIST": RotatedMNIST,
     "ColoredMNIST": ColoredMNIST,
+    "PACS64": partial(_pacs, 64),
+    "PACS128": partial(_pacs, 128),
 }
 DIGITS = 5  # decimals kept of accuracies and risks
 
 
 @cache
-def _dataset(name: str) -> MultipleDomainDataset:
+def _dataset(name: str, device: str) -> MultipleDomainDataset:
     if name not in DATASETS:
         raise ValueError(
             f"dataset {name!r} is unknown; expected one of {', '.join(DATASETS)}."
             f"{nearest_name(name, DATASETS)}"
         )
-    return DATASETS[name]()
+    dataset = DATASETS[name]()
+    return dataset.in_memory(device) if isinstance(dataset, PACS) else dataset
 
 
 class Bench:
@@ -69,8 +87,9 @@ class Bench:
     """
 
     def __init__(self, cell: Cell, work: Path, device: str = "cpu") -> None:
-        split = leave_one_domain_out(_dataset(cell.dataset), cell.test_env, cell.seed)
+        split = leave_one_domain_out(_dataset(cell.dataset, device), cell.test_env, cell.seed)
         self.split = _without(split, cell.without)
+        self.precision = cell.precision
         self.model = dense_network(cell, self.split, work, device)
         self.example = self.split.example_inputs.to(device)
         self.graph = trace_channels(self.model, self.example)
@@ -103,14 +122,23 @@ class Bench:
         images: int | None,
         statistics: str = "plain",
     ) -> DomainStatistics:
-        data: dict[str, Dataset] = self.split.val if part == "val" else self.split.train
+        data: dict[str, Dataset] = self.split.val
+        if part == "train":  # as they are: only whether they were learnt from tells them apart
+            data = {domain: not_augmented(images) for domain, images in self.split.train.items()}
         if images is not None:  # the parts are in random order already
             data = {d: Subset(s, range(min(images, count(s, d)))) for d, s in data.items()}
         if statistics == "masked":
             return masked_statistics(model, graph, data, order=order)
         if statistics == "virtual":
             data = virtual_domains(data)
-        return domain_statistics(model, graph, data, order=order)
+        return domain_statistics(model, graph, data, order=order, precision=self.precision)
+
+
+def not_augmented(dataset: Dataset) -> Dataset:
+    """The same images, as they are where training augments them."""
+    if isinstance(dataset, Subset) and isinstance(dataset.dataset, ImageTensors):
+        return Subset(replace(dataset.dataset, augmented=False), dataset.indices)
+    return dataset
 
 
 def random_seed(cell: Cell, graph: ChannelGraph) -> int:
@@ -134,7 +162,13 @@ def _without(split: Split, domain: str) -> Split:
 def network_recipe(cell: Cell, split: Split) -> dict[str, Any]:
     """A cell's network for :func:`~dgprune_lite.networks.models.build_model`, without a seed."""
     recipe: dict[str, Any] = {"name": cell.network, "num_classes": split.num_classes}
-    return recipe | {"width": cell.width, "in_channels": split.input_shape[0]}
+    return recipe | {"width": cell.width or None, "in_channels": split.input_shape[0]}
+
+
+def _training(cell: Cell) -> dict[str, Any]:
+    """Settings of all training: images of PACS are augmented, those of the others shifted."""
+    shift = 0 if cell.dataset.startswith("PACS") else 2
+    return {"precision": cell.precision, "max_shift": shift}
 
 
 def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> nn.Module:
@@ -147,14 +181,16 @@ def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> 
     recipe = network_recipe(cell, split)
     if not path.is_file():
         start, processor = time.perf_counter(), time.process_time()
-        model = build_model(**recipe, seed=cell.seed).to(device)
+        model = build_model(**recipe, weights=cell.weights or None, seed=cell.seed).to(device)
         fit(
             model,
             split.train,
             steps=cell.dense_steps,
+            lr=cell.dense_lr,
             algorithm=cell.algorithm,
             vrex_lambda=cell.vrex_lambda,
             seed=cell.seed,
+            **_training(cell),
         )
         took = _duration(start, processor)
         # The times first: a network without them would stay so for good.
@@ -220,7 +256,8 @@ def prune_and_measure(
             before = _measurements(model, split)
         budget = steps[number] - (steps[number - 1] if number else 0)
         if budget:
-            fit(model, split.train, steps=budget, lr=cell.finetune_lr, seed=seed)
+            tuning = {"lr": cell.finetune_lr, "seed": seed, **_training(cell)}
+            fit(model, split.train, steps=budget, **tuning)
     after = _measurements(model, split) if cell.finetune_steps else before
     return {
         **after,
@@ -279,9 +316,15 @@ def _plan(
     if cell.scope != "uniform":
         wanted = kept_filters(sum(sizes.values()), ratio)
         share = max(0.0, 1 - wanted / graph.num_filters)
-        return plan_pruning(graph, scores, share, global_pruning=True)
+        return plan_pruning(graph, scores, share, global_pruning=True, round_to=cell.round_to)
     if model is bench.model:
-        return plan_pruning(graph, scores, ratio)
+        return plan_pruning(graph, scores, ratio, round_to=cell.round_to)
+    if cell.round_to > 1:
+        left = {name: kept_filters(sizes[name], ratio) for name in graph.groups}
+        shares = {
+            name: max(0.0, 1 - left[name] / group.size) for name, group in graph.groups.items()
+        }
+        return plan_pruning(graph, scores, shares, round_to=cell.round_to)
     removed = np.zeros(graph.num_filters, dtype=bool)
     for name, group in graph.groups.items():
         order = np.argsort(scores[name].numpy(), kind="stable")

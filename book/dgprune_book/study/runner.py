@@ -33,8 +33,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from dgprune_book.study.cells import GRIDS, Cell, cell_of, grid_cells
-from dgprune_book.study.experiment import Bench, run_cell
+from dgprune_book.study.cells import GRIDS, Cell, cell_of, grid_cells, stages
+from dgprune_book.study.experiment import PACS_FOLDER, Bench, run_cell
 from dgprune_book.study.results import read_rows, to_line, write_results
 from dgprune_lite.checks import require
 from dgprune_lite.files import write_atomically
@@ -318,6 +318,8 @@ def estimated_hours(cells: Sequence[Cell]) -> float:
 
     def seconds(cell: Cell, steps: int, passes: float) -> float:
         step = (0.010 + 0.0018 * cell.width) * (1.5 if cell.network == "digits_resnet" else 1)
+        if cell.network == "efficientnet_lite0":
+            step = 0.8 if cell.dataset == "PACS64" else 3.0
         return step * (steps + passes)
 
     dense = {cell.dense_id: cell for cell in cells}.values()
@@ -351,10 +353,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scheduler", help="address of a Dask scheduler whose machines share --work"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (%(default)s)")
+    parser.add_argument(
+        "--data", type=Path, help=f"folder with PACS (or the environment variable {PACS_FOLDER})"
+    )
     parser.add_argument("--collect", action="store_true", help="only write what is done so far")
     parser.add_argument("--dry-run", action="store_true", help="only say what there is to do")
     options = parser.parse_args(arguments)
     names = options.grid or ["book"]
+    if options.data is not None:  # as a variable, so that other processes inherit it
+        os.environ[PACS_FOLDER] = str(options.data.resolve())
     for name in names:
         if name not in GRIDS:
             parser.error(f"unknown grid {name!r}; expected {', '.join(GRIDS)}")
@@ -376,13 +383,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         restore(grid_cells([name]), options.work, path)
     if not options.collect:
         with _cluster(options.backend, options.scheduler, options.jobs):
-            run(
-                grid_cells(names),
-                options.work.resolve(),
-                jobs=options.jobs,
-                backend=options.backend,
-                device=options.device,
-            )
+            for stage in stages(grid_cells(names)):
+                run(
+                    stage,
+                    options.work.resolve(),
+                    jobs=options.jobs,
+                    backend=options.backend,
+                    device=options.device,
+                )
     for name in names:
         command = f"python -m dgprune_book.study {name}"
         done, planned = collect(grid_cells([name]), options.work, files[name], command)

@@ -1,0 +1,141 @@
+"""Images of a domain decoded once, kept as bytes, and augmented a whole batch at a time.
+
+What this file is *not*: a reader of files. `MultipleEnvironmentImageFolder.in_memory` decodes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+# Mean and standard deviation of ImageNet's channels, which torchvision's networks are trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTensors(Dataset):
+    """The images of one domain as one tensor of bytes, on any device: a map-style dataset.
+
+    Samples are as those of `ImageDomain`: float32, in [0, 1] and then normalised with ImageNet's
+    mean and standard deviation. An augmented domain changes them at random, with seeds as there,
+    but a batch in a few operations where the images are (see `augment`). A step of training waits
+    neither for a disk nor for Pillow, and on a GPU not for the processor.
+
+    Attributes:
+        name: the domain.
+        images: uint8 (n, 3, size, size), on any device.
+        labels: int64 (n,), on the CPU, where they are checked.
+        augmented: whether images are augmented, as in training.
+
+    Example:
+        >>> images, labels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3)
+        >>> domain = ImageTensors("photo", images, labels)
+        >>> images, labels = domain.batch([2, 0])
+        >>> images.shape, images.dtype, labels
+        (torch.Size([2, 3, 8, 8]), torch.float32, tensor([2, 0]))
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    augmented: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        images, labels = self.batch([place])
+        return images[0], int(labels[0])
+
+    def batch(self, places: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Return images (n, 3, size, size), where they are kept, and labels (n,), on the CPU."""
+        places = torch.as_tensor(places, dtype=torch.long)
+        images = self.images[places.to(self.images.device)].float().div_(255.0)
+        if self.augmented:
+            generator = torch.Generator().manual_seed(batch_seed(self.name, places.tolist()))
+            images = augment(images, generator)
+        mean, std = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (MEAN, STD))
+        return images.sub_(mean).div_(std), self.labels[places]
+
+
+def batch_seed(name: str, places: Sequence[int]) -> int:
+    """The seed of a batch's augmentation: of its domain and its places, and of nothing else."""
+    # A cryptographic digest, since `hash` changes by process.
+    digest = hashlib.sha256(f"{name}/{[int(place) for place in places]}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Change every image of a batch in its own way, as DomainBed does in training.
+
+    A crop of 70 to 100 % of the area with sides 3:4 to 4:3, resized to the whole; a horizontal flip
+    in one half of the cases; brightness, contrast, saturation (factors from 0.7 to 1.3) and hue (up
+    to 0.3 of a turn, of the colour's plane at equal brightness); grey in one case of ten. That is
+    one resampling and one linear map of colours for the batch. (`draw_augmentation` is the same for
+    a PIL image, where hue is turned in HSV.)
+
+    Args:
+        images: float (n, 3, height, width) in [0, 1]; left alone.
+        generator: of the CPU, whatever the device: equal draws everywhere.
+
+    Returns:
+        The changed images, of the same shape and device, in [0, 1].
+
+    Source:
+        DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization", ICLR 2021).
+
+    Example:
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> augment(images, torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    number = len(images)
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(number, generator=generator)
+
+    area, ratio = draw(0.7, 1.0), draw(math.log(3 / 4), math.log(4 / 3)).exp()
+    # Shares of the sides, and a corner that leaves the crop within the image.
+    wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    across, down = (1 - wide) * draw(-1, 1), (1 - high) * draw(-1, 1)
+    wide = torch.where(draw(0, 1) < 0.5, -wide, wide)
+    zero = torch.zeros(number)
+    crop = torch.stack([wide, zero, across, zero, high, down], 1).view(number, 2, 3)
+    grid = F.affine_grid(crop.to(images.device), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    bright, contrast, saturation = draw(0.7, 1.3), draw(0.7, 1.3), draw(0.7, 1.3)
+    saturation = torch.where(draw(0, 1) < 0.1, zero, saturation)
+    colours = colour_maps(bright, saturation, draw(-0.3, 0.3)).to(images.device)
+    images = (colours @ images.flatten(2)).view_as(images).clamp_(0, 1)
+    grey = torch.tensor(GREY, device=images.device)
+    mean = torch.einsum("nchw,c->nhw", images, grey).mean((1, 2)).view(-1, 1, 1, 1)
+    return (mean + contrast.to(images.device).view(-1, 1, 1, 1) * (images - mean)).clamp_(0, 1)
+
+
+def colour_maps(bright: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:
+    """Matrices (n, 3, 3) on red, green, blue: brightness × saturation × a turn of the hue.
+
+    In brightness and two differences of colour (YIQ), the hue is an angle and the saturation a
+    length.
+
+    >>> colour_maps(torch.ones(1), torch.ones(1), torch.zeros(1)).round(decimals=4).abs()
+    tensor([[[1., 0., 0.],
+             [0., 1., 0.],
+             [0., 0., 1.]]])
+    """
+    to_yiq = torch.tensor([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+    cos, sin = saturation * (2 * math.pi * turn).cos(), saturation * (2 * math.pi * turn).sin()
+    maps = torch.zeros(len(turn), 3, 3)
+    maps[:, 0, 0] = 1
+    maps[:, 1, 1], maps[:, 1, 2], maps[:, 2, 1], maps[:, 2, 2] = cos, -sin, sin, cos
+    return bright.view(-1, 1, 1) * (torch.linalg.inv(to_yiq) @ maps @ to_yiq)
