@@ -2,7 +2,7 @@
 
 Or, for a ranking, prune nothing and keep what the scores say.
 
-What this file is *not*: the list of experiments (``grids.py``), or what runs many (``study.py``).
+What this file is *not*: the list of experiments (``grids.py``), or what runs many (``runner.py``).
 """
 
 from __future__ import annotations

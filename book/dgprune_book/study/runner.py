@@ -33,8 +33,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from dgprune_book.study.cells import GRIDS, Cell, cell_of, grid_cells, stages
+from dgprune_book.study.cells import Cell, cell_of
 from dgprune_book.study.experiment import PACS_FOLDER, Bench, run_cell
+from dgprune_book.study.grids import GRIDS, grid_cells, stages
 from dgprune_book.study.results import read_rows, to_line, write_results
 from dgprune_lite.checks import require
 from dgprune_lite.files import write_atomically

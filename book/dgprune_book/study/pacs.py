@@ -1,0 +1,119 @@
+"""The grids of PACS: EfficientNet-Lite0 from ImageNet weights, for a CPU and for a GPU.
+
+Cells stand in the order in which they matter: a run that is stopped has whole, balanced stages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dgprune_book.study.cells import (
+    BASELINES,
+    BN_SCALE,
+    FISHER,
+    FPGM,
+    L1,
+    MEAN_AND_STD,
+    STD,
+    TAYLOR,
+    WORST_DOMAIN,
+    Cell,
+    Criterion,
+    cross,
+    variance_score,
+)
+
+NETWORK = {"network": "efficientnet_lite0", "width": 0, "weights": "DEFAULT", "round_to": 8}
+# Rates and numbers of steps: by the grid "pacs64_rates", on source domains.
+TRAINING = {"dense_lr": 5e-4, "finetune_lr": 5e-4}
+SMALL: dict[str, Any] = {
+    **NETWORK, **TRAINING, "dataset": "PACS64", "dense_steps": 250, "finetune_steps": 60,
+}  # fmt: skip
+LARGE: dict[str, Any] = {
+    **NETWORK, **TRAINING, "dataset": "PACS128", "dense_steps": 500, "finetune_steps": 120,
+    "precision": "bfloat16",
+}  # fmt: skip
+RATES = (2.5e-4, 5e-4, 1e-3)
+
+
+def on_training_images(criterion: Criterion) -> Criterion:
+    """The same on images that were learnt from, of each domain as many as others hold out."""
+    return {**criterion, "scored_on": "train", "images_per_domain": 400}
+
+
+def on_held_out_images(criterion: Criterion) -> Criterion:
+    """The same on all images that are held out."""
+    return {**criterion, "scored_on": "val"}
+
+
+SECOND = variance_score(order="second", mean_weight=1.0)
+# What only some domains need goes first, among what is needed equally on average or in any case.
+REVERSED = variance_score(mean_weight=1.0, reverse=True)
+SPREAD_REVERSED = variance_score(reverse=True)
+
+# The ladder, by what the score knows, but for the last, which tells what held-out images do.
+MAIN: tuple[Criterion, ...] = (
+    BASELINES[0],
+    L1,
+    BN_SCALE,
+    on_training_images(TAYLOR),
+    on_held_out_images(FISHER),
+    STD,
+    MEAN_AND_STD,
+    on_training_images(FISHER),
+)
+# With these, {mean, spread, both, reversed} on training and on held-out images are complete.
+LIKE_FOR_LIKE: tuple[Criterion, ...] = (
+    REVERSED,
+    *map(on_training_images, (STD, MEAN_AND_STD, REVERSED)),
+)
+REST: tuple[Criterion, ...] = (
+    FPGM,
+    on_held_out_images(TAYLOR),
+    SECOND,
+    WORST_DOMAIN,
+    SPREAD_REVERSED,
+    *map(on_training_images, (SECOND, WORST_DOMAIN, SPREAD_REVERSED)),
+)
+
+
+def small() -> list[Cell]:
+    """For a CPU, at 64 pixels: the main criteria, two seeds first."""
+    return [
+        *cross(MAIN, (0.4,), seeds=(0, 1), **SMALL),
+        *cross(LIKE_FOR_LIKE, (0.4,), seeds=(0, 1), **SMALL),
+        *cross(MAIN, (0.2,), seeds=(0, 1), **SMALL),
+        *cross([*MAIN, *LIKE_FOR_LIKE], (0.4,), seeds=(2, 3, 4), **SMALL),
+        *cross(MAIN, (0.2,), seeds=(2, 3, 4), **SMALL),
+    ]
+
+
+def rates() -> list[Cell]:
+    """Rates of the dense network and of fine-tuning, judged in-domain; on a seed of their own."""
+    settings: dict[str, Any] = {**SMALL, "seeds": [9], "test_envs": ["S"], "dense_steps": 100}
+    dense = (
+        cross([], [], **(settings | {"dense_lr": rate, "finetune_steps": 0})) for rate in RATES
+    )
+    tuned = (
+        cross([L1], [0.4], **(settings | {"finetune_lr": rate, "finetune_steps": 40}))
+        for rate in RATES
+    )
+    return [cell for cells in (*dense, *tuned) for cell in cells]
+
+
+def large() -> list[Cell]:
+    """For a GPU, at 128 pixels: all criteria and ratios, in rounds, ranked globally, tuned longer.
+
+    All of `MAIN` at one ratio is there first, for five seeds: one network is one process's task.
+    """
+    rounds = {"schedule": "iterative", "schedule_steps": 4}
+    ranked = (L1, BN_SCALE, on_held_out_images(FISHER), MEAN_AND_STD)
+    return [
+        *cross(MAIN, (0.4,), **LARGE),
+        *cross(LIKE_FOR_LIKE, (0.4,), **LARGE),
+        *cross(MAIN, (0.1, 0.2, 0.3), **LARGE),
+        *cross([*REST, *({**one, "scope": "global"} for one in ranked)], (0.4,), **LARGE),
+        *cross(MAIN, (0.4,), **(LARGE | rounds)),
+        *cross(MAIN, (0.4,), **(LARGE | {"finetune_steps": 480})),
+        *cross([*LIKE_FOR_LIKE, *REST], (0.1, 0.2, 0.3), **LARGE),
+    ]
