@@ -11,6 +11,7 @@ PYTHON   ?= python3
 PIP_ARGS ?=
 EDITION  ?= student
 VENV     := .venv
+OLDEST   := .venv-oldest
 RUN      := $(VENV)/bin/python
 JUPYTER_BOOK = $(RUN) -c "from jupyter_book.cli.main import main; main()"
 VERSION_OK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -20,7 +21,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help book student instructor pdf test quick test-gpu bench study clean env-book env-pdf env-test
+.PHONY: help book student instructor pdf test quick test-oldest test-gpu bench study clean env-book env-pdf env-test
 
 # One computing thread a process: two processes on two cores beat one process with two threads by
 # far, and the numbers do not depend on how many cores a machine has.
@@ -49,16 +50,19 @@ DONE = mv _build/.started _build/.complete && echo
 book: env-book ## build the book into _build/html, running its chapters
 	@$(START)
 	DGPRUNE_EDITION=reader $(JUPYTER_BOOK) build . -W --keep-going -n
+	@$(RUN) tools/versions.py "Built with"
 	@$(DONE) "Open _build/html/index.html in a browser."
 
 student: env-book ## build the edition without solutions into _build/student/html
 	@$(START)
 	$(RUN) tools/build_edition.py student
+	@$(RUN) tools/versions.py "Built with"
 	@$(DONE) "Open _build/student/html/index.html in a browser."
 
 instructor: env-book ## build the edition with notes for the teacher into _build/instructor/html
 	@$(START)
 	$(RUN) tools/build_edition.py instructor
+	@$(RUN) tools/versions.py "Built with"
 	@$(DONE) "Open _build/instructor/html/index.html in a browser."
 
 pdf: env-pdf ## print the book into _build/dgprune_lite.pdf, without solutions
@@ -74,6 +78,13 @@ test: env-test lint ## check style and types, run all tests, doctests and the bo
 
 quick: env-test lint ## check style and types, run the fast tests (under 2 minutes)
 	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not slow and not book"
+
+test-oldest: env-test ## run the package's tests with the oldest versions that pyproject.toml promises
+	rm -rf $(OLDEST) && $(RUN) -m venv $(OLDEST)
+	$(RUN) tools/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint $(OLDEST)/constraints.txt $(PIP_ARGS) --editable ".[test,pdf,study,hub,interop,data]"
+	$(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not book"
 
 test-gpu: env-test ## run the tests that need a CUDA device, and fail where there is none
 	@$(RUN) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "PyTorch finds no CUDA device")'
@@ -96,7 +107,7 @@ slides: env-pdf ## make the lecture's slides: _build/slides/ and, with Chromium,
 	$(RUN) tools/make_slides.py
 
 clean: ## remove the environment, the built book and every cache
-	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache .hypothesis book/.jupyter_cache
+	rm -rf $(VENV) $(OLDEST) _build .pytest_cache .mypy_cache .ruff_cache .hypothesis book/.jupyter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. A stamp is written only after pip has finished, so an interrupted installation is

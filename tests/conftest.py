@@ -6,6 +6,7 @@ import os
 import pretended
 import pytest
 import torch
+import versions
 
 torch.set_num_threads(1)
 
@@ -60,7 +61,8 @@ def pytest_runtest_setup(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say how long each chapter of the book took, where it was built."""
+    """Say with which versions, and how long each chapter of the book took, where it was built."""
+    terminalreporter.write_line(f"Tested with {versions.versions()}.")
     times = [
         value
         for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,23 @@ def test_examples_of_contributing_run():
         exec("\n".join(blocks), {"__name__": "example"})
     finally:
         dg.CRITERIA.pop("range_of_change", None)
+
+
+def test_readme_names_the_oldest_and_the_newest_tested_versions():
+    """The lower bounds of pyproject.toml, and what constraints.txt pins."""
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    bounds = dict(re.match(r"(\S+?)>=(\S+)", each).groups() for each in project["dependencies"])
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", read("constraints.txt"), re.MULTILINE))
+    line = " ".join(re.search(r"^Tested with .*?:", read("README.md"), re.M | re.S)[0].split())
+    titles = {
+        "torch": "PyTorch",
+        "torchvision": "torchvision",
+        "numpy": "NumPy",
+        "pandas": "pandas",
+    }
+    for name, title in titles.items():
+        newest = ".".join(pins[name].split(".")[:2])
+        assert f"{title} {bounds[name]} to {newest}" in line, line
 
 
 def test_citation_names_the_licence_and_the_version_of_the_package():
