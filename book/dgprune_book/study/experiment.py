@@ -41,6 +41,7 @@ from dgprune_lite.networks.evaluation import evaluate, summarize
 from dgprune_lite.networks.models import build_model, load_model, save_model
 from dgprune_lite.networks.training import fit, recalibrate_batchnorm
 from dgprune_lite.pruning.pruning import PruningPlan, kept_filters, make_plan, plan_pruning
+from dgprune_lite.running import device_of
 from dgprune_lite.scores.criteria import NEEDS_STATISTICS, normalize_groups, score
 from dgprune_lite.scores.risks import DomainStatistics, Order, domain_statistics
 
@@ -333,7 +334,9 @@ def _plan(
 
 
 def _measurements(model: nn.Module, split: Split) -> dict[str, Any]:
-    frame = evaluate(model, split, batch_size=128)  # small batches stay in the processor's cache
+    # On a CPU, small batches stay in its cache.
+    size = 1024 if device_of(model).type == "cuda" else 128 if split.input_shape[1] < 64 else 64
+    frame = evaluate(model, split, batch_size=size)
     summary = summarize(frame)
     by_domain = frame.set_index("domain").round(DIGITS)
     return {

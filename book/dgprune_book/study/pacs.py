@@ -24,16 +24,17 @@ from dgprune_book.study.cells import (
 )
 
 NETWORK = {"network": "efficientnet_lite0", "width": 0, "weights": "DEFAULT", "round_to": 8}
-# Rates and numbers of steps: by the grid "pacs64_rates", on source domains.
-TRAINING = {"dense_lr": 5e-4, "finetune_lr": 5e-4}
+# Of the grid "pacs64_rates", the rate of the dense network that is best on held-out images of the
+# sources. Fine-tuning has the same; the grid shows what others would give.
+TRAINING = {"dense_lr": 2e-3, "finetune_lr": 2e-3}
 SMALL: dict[str, Any] = {
-    **NETWORK, **TRAINING, "dataset": "PACS64", "dense_steps": 250, "finetune_steps": 60,
+    **NETWORK, **TRAINING, "dataset": "PACS64", "dense_steps": 150, "finetune_steps": 30,
 }  # fmt: skip
 LARGE: dict[str, Any] = {
     **NETWORK, **TRAINING, "dataset": "PACS128", "dense_steps": 500, "finetune_steps": 120,
     "precision": "bfloat16",
 }  # fmt: skip
-RATES = (2.5e-4, 5e-4, 1e-3)
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 
 
 def on_training_images(criterion: Criterion) -> Criterion:
@@ -62,6 +63,7 @@ MAIN: tuple[Criterion, ...] = (
     MEAN_AND_STD,
     on_training_images(FISHER),
 )
+CORE = (BASELINES[0], L1, on_held_out_images(FISHER), STD, MEAN_AND_STD)
 # With these, {mean, spread, both, reversed} on training and on held-out images are complete.
 LIKE_FOR_LIKE: tuple[Criterion, ...] = (
     REVERSED,
@@ -78,8 +80,9 @@ REST: tuple[Criterion, ...] = (
 
 
 def small() -> list[Cell]:
-    """For a CPU, at 64 pixels: the main criteria, two seeds first."""
+    """For a CPU, at 64 pixels: one seed with the criteria that the question is about, then more."""
     return [
+        *cross(CORE, (0.4,), seeds=(0,), **SMALL),
         *cross(MAIN, (0.4,), seeds=(0, 1), **SMALL),
         *cross(LIKE_FOR_LIKE, (0.4,), seeds=(0, 1), **SMALL),
         *cross(MAIN, (0.2,), seeds=(0, 1), **SMALL),
@@ -91,14 +94,11 @@ def small() -> list[Cell]:
 def rates() -> list[Cell]:
     """Rates of the dense network and of fine-tuning, judged in-domain; on a seed of their own."""
     settings: dict[str, Any] = {**SMALL, "seeds": [9], "test_envs": ["S"], "dense_steps": 100}
-    dense = (
-        cross([], [], **(settings | {"dense_lr": rate, "finetune_steps": 0})) for rate in RATES
-    )
-    tuned = (
-        cross([L1], [0.4], **(settings | {"finetune_lr": rate, "finetune_steps": 40}))
-        for rate in RATES
-    )
-    return [cell for cells in (*dense, *tuned) for cell in cells]
+    dense = [settings | {"dense_lr": rate, "finetune_steps": 0} for rate in RATES]
+    tuned = [settings | {"finetune_lr": rate} for rate in RATES]
+    cells = [cell for each in dense for cell in cross([], [], **each)]
+    cells += [cell for each in tuned for cell in cross([L1], [0.4], **each)]
+    return sorted(cells, key=lambda cell: (cell.finetune_steps > 0, cell.criterion == "none"))
 
 
 def large() -> list[Cell]:
