@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import operator
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the known name nearest to `name`, or "" if none is near.
+    """Return " Did you mean 'x'?" for the known name nearest to a wrong one, or "".
 
-    Args:
-        name: what the caller gave.
-        known: the names that would have been right.
-
-    Returns:
-        A sentence with a leading space, to be put at the end of an error message.
-
-    Example:
-        >>> nearest_name("mnistm", ("mnist_m", "optdigits"))
-        " Did you mean 'mnist_m'?"
+    >>> nearest_name("mnistm", ("mnist_m", "optdigits"))
+    " Did you mean 'mnist_m'?"
     """
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
     return f" Did you mean {by_lower_case[close[0]]!r}?" if close else ""
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> int:
+    """Return a setting as an int, NumPy's welcome, or say that it is none or too small.
+
+    >>> whole_number("seed", -1)
+    Traceback (most recent call last):
+        ...
+    ValueError: seed is -1; expected a whole number of at least 0
+    """
+    expected = f"expected a whole number of at least {least}"
+    try:
+        number = operator.index(value if not isinstance(value, bool) else None)
+    except TypeError as error:
+        raise TypeError(f"{name} is {value!r}; {expected}") from error
+    if number < least:
+        raise ValueError(f"{name} is {value!r}; {expected}")
+    return number
 
 
 def named_domains(data: object, argument: str, example: str = "split.train") -> dict[str, Dataset]:
@@ -39,16 +52,30 @@ def named_domains(data: object, argument: str, example: str = "split.train") -> 
         raise ValueError(
             f"{argument}={{}} holds no domain; expected one or more, as {example} does"
         )
-    return dict(data)
+    return {name: _as_dataset(part, f"{argument}[{name!r}]") for name, part in data.items()}
+
+
+def _as_dataset(data: Any, argument: str) -> Dataset:
+    """Return a dataset as it is and tensors (images, labels) as one; refuse a DataLoader."""
+    if isinstance(data, DataLoader):
+        raise TypeError(
+            f"{argument} is a DataLoader; expected the dataset itself, such as its attribute "
+            f".dataset (batches are made here)"
+        )
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
+        images, labels = data
+        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+            shapes = [getattr(part, "shape", type(part).__name__) for part in data]
+            raise ValueError(
+                f"{argument} holds {shapes[0]} and {shapes[1]}; expected tensors of images "
+                f"(n, channels, height, width) and labels (n,)"
+            )
+        return TensorDataset(images, labels)
+    return data
 
 
 def require(what: str, *packages: str, extra: str) -> None:
-    """Raise an ImportError that says what to install if a package is missing.
-
-    Args:
-        what: What needs the packages, for the message.
-        packages: Their names.
-        extra: The extra of this package that brings them.
+    """Raise an ImportError that says what to install for ``what`` if a package is missing.
 
     >>> require("arithmetic", "math", extra="study")
     """

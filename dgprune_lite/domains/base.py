@@ -1,8 +1,4 @@
-"""Labelled images that know which domain they come from: the base class of every data set.
-
-What this file is *not*: it reads no images and splits nothing. A data set fills a mapping from
-domain name to `torch.utils.data.Dataset`; splitting is in `splits.py`, batching in `loading.py`.
-"""
+"""The base class of every data set: labelled images that know which domain they come from."""
 
 from __future__ import annotations
 
@@ -10,33 +6,30 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch.utils.data import Dataset
 
-from dgprune_lite.checks import nearest_name
+from dgprune_lite.checks import named_domains, nearest_name
 
 
 class MultipleDomainDataset:
-    """The domains of one data set, each a `Dataset` of (image, label) pairs, by name.
+    """The domains of one data set, each a ``Dataset`` of (image, label) pairs, by name.
 
-    A subclass calls `__init__` with its domains, or, where opening a domain is costly, overrides
-    `open_domain` and sets the four attributes itself: a domain is opened on first access only,
-    so that code which never asks for a domain never reads its images. The names `ENVIRONMENTS`,
-    `num_classes` and `input_shape` are DomainBed's (Gulrajani and Lopez-Paz, ICLR 2021).
-
-    Iterating yields the domain *names* and `len` counts the domains, as for a mapping.
+    A subclass calls ``__init__`` with its domains. Where opening a domain is costly, it overrides
+    ``open_domain`` instead and sets the three attributes itself: a domain is then opened on first
+    access only. Iterating yields the *names* and ``len`` counts the domains, as for a mapping. The
+    names of the attributes are DomainBed's (Gulrajani and Lopez-Paz, ICLR 2021).
 
     Attributes:
-        ENVIRONMENTS: names of the domains, in a fixed order.
-        class_names: names of the classes; a label indexes this tuple.
-        num_classes: how many classes there are.
+        ENVIRONMENTS: Names of the domains, in a fixed order.
+        class_names: Names of the classes; a label indexes this tuple.
         input_shape: (channels, height, width) of every image.
 
     Args:
-        domains: domain name to a map-style dataset of (image, label): image float32
+        domains: Domain name to a map-style dataset of (image, label): image float32
             (channels, height, width), label an integer in [0, number of classes).
-        class_names: names of the classes, in label order.
+        class_names: Names of the classes, in label order.
         input_shape: (channels, height, width) of every image.
 
     Raises:
-        ValueError: if there is no domain or no class, or if a shape is not three positive sizes.
+        ValueError: There is no domain or no class, or the shape is not three positive sizes.
 
     Example:
         >>> import torch
@@ -57,9 +50,8 @@ class MultipleDomainDataset:
         class_names: Iterable[str],
         input_shape: tuple[int, int, int],
     ) -> None:
-        if not domains:
-            raise ValueError("domains is empty; expected at least one name with its dataset")
-        self.ENVIRONMENTS = tuple(domains)
+        self._opened = named_domains(domains, "domains", example="{'photo': dataset}")
+        self.ENVIRONMENTS = tuple(self._opened)
         self.class_names = tuple(class_names)
         if not self.class_names:
             raise ValueError("class_names is empty; expected one name a class")
@@ -68,7 +60,6 @@ class MultipleDomainDataset:
                 f"input_shape is {input_shape!r}; expected (channels, height, width), all positive"
             )
         self.input_shape = input_shape
-        self._opened: dict[str, Dataset] = dict(domains)
 
     @property
     def num_classes(self) -> int:
@@ -76,37 +67,21 @@ class MultipleDomainDataset:
         return len(self.class_names)
 
     def open_domain(self, name: str) -> Dataset:
-        """Open one domain; called once a domain, on first access.
-
-        Args:
-            name: one of `ENVIRONMENTS`.
-
-        Returns:
-            The domain's dataset of (image, label).
-
-        Raises:
-            NotImplementedError: unless a subclass that opens its domains late overrides it.
-        """
+        """Return the dataset of one domain; a subclass that opens its domains late overrides it."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to open {name!r}")
 
     def resolve(self, env: str | int) -> str:
-        """Return the domain name that `env`, a name or a position, stands for.
-
-        Args:
-            env: a name, or a position in `ENVIRONMENTS` (DomainBed numbers its `test_envs`).
-
-        Returns:
-            The name.
+        """Return the domain that a name, or an index as DomainBed's ``test_envs``, stands for.
 
         Raises:
-            ValueError: if there is no such domain; the message lists the known ones.
-            TypeError: if `env` is neither a name nor a whole number.
+            ValueError: There is no such domain; the message lists the known ones.
+            TypeError: ``env`` is neither a name nor a whole number.
         """
         known = ", ".join(self.ENVIRONMENTS)
         if isinstance(env, bool) or not isinstance(env, (str, int)):
             raise TypeError(
                 f"domain {env!r} is a {type(env).__name__}; expected a name ({known}) "
-                f"or a position from 0 to {len(self) - 1}"
+                f"or an index from 0 to {len(self) - 1}"
             )
         if isinstance(env, str):
             if env not in self.ENVIRONMENTS:
@@ -124,22 +99,14 @@ class MultipleDomainDataset:
 
     def __getitem__(self, env: str | int) -> Dataset:
         name = self.resolve(env)
-        # `__dict__` rather than an attribute set in `__init__`: a late-opening subclass need not
-        # call `super().__init__`.
+        # A subclass that opens its domains late need not call `super().__init__`.
         opened: dict[str, Dataset] = self.__dict__.setdefault("_opened", {})
         if name not in opened:
             opened[name] = self.open_domain(name)
         return opened[name]
 
     def for_training(self, env: str | int) -> Dataset:
-        """Return a domain as training sees it: the domain itself, unless a subclass augments it.
-
-        Args:
-            env: a name, or a position in `ENVIRONMENTS`.
-
-        Returns:
-            A dataset of the same images and labels in the same order.
-        """
+        """Return a domain as training sees it: the same images, augmented if a subclass does so."""
         return self[env]
 
     def __len__(self) -> int:

@@ -1,8 +1,4 @@
-"""The photo benchmarks of the field by DomainBed's names: PACS, VLCS, OfficeHome, TerraIncognita.
-
-What this file is *not*: code. Each class only names its domains, folders and classes; reading is in
-`folders.py`. Arguments, attributes and errors are those of `MultipleEnvironmentImageFolder`.
-"""
+"""The photo benchmarks of the field by DomainBed's names: PACS, VLCS, OfficeHome, TerraIncognita."""
 
 from __future__ import annotations
 
@@ -19,10 +15,9 @@ class PACS(MultipleEnvironmentImageFolder):
     """Photos, art paintings, cartoons and sketches of seven things: 9991 images of 227×227.
 
     A: art_painting (2048 images), C: cartoon (2344), P: photo (1670), S: sketch (3929), in the
-    folder `PACS/`. See `MultipleEnvironmentImageFolder` for arguments and errors.
-
-    One sketch, `sketch/dog/n02103406_4068-1.png`, is known to have errors (the library Dassl leaves
-    it out). Here it is used if it can be decoded, as in DomainBed, and quietly left out if not.
+    folder ``PACS/``. See `MultipleEnvironmentImageFolder` for arguments and errors. The sketch
+    ``sketch/dog/n02103406_4068-1.png`` is known to have errors; where it cannot be decoded, it is
+    left out without a warning.
 
     Source:
         Li et al., "Deeper, broader and artier domain generalization", ICCV 2017.
@@ -59,29 +54,27 @@ class PACS(MultipleEnvironmentImageFolder):
         limit: int | None = None,
         seed: int = 0,
     ) -> Self:
-        """Open PACS from the Hugging Face hub, by way of its library `datasets` (extra `hub`).
+        """Open PACS from the Hugging Face hub, by way of its library ``datasets`` (extra ``hub``).
 
         The first call downloads the images (about 200 MB); later ones find them in the cache.
 
         Args:
-            repository: a data set of the hub, or a local folder with its parquet files. Its columns
+            repository: A data set of the hub, or a local folder with its parquet files. Its columns
                 are image, domain (a folder's name, such as "art_painting") and label.
-            revision: a branch, tag or commit of the repository; None for the newest.
-            cache_dir: where `datasets` keeps its files; None for its default.
-            image_size: as for `MultipleEnvironmentImageFolder`.
-            limit: as for `MultipleEnvironmentImageFolder`.
-            seed: as for `MultipleEnvironmentImageFolder`.
+            revision: A branch, tag or commit of the repository; None for the newest.
+            cache_dir: Where ``datasets`` keeps its files; None for its default.
+            image_size: As for `MultipleEnvironmentImageFolder`, also ``limit`` and ``seed``.
 
         Returns:
             The data set, the same as from a folder up to the order of images.
 
         Raises:
-            ImportError: without the library `datasets`.
-            ConnectionError: if the hub cannot be reached and the cache does not have the images.
-            ValueError: if a column, a domain or a class is missing or unknown.
+            ImportError: The library ``datasets`` is missing.
+            ConnectionError: The hub cannot be reached and the cache does not have the images.
+            ValueError: A column, a domain or a class is missing or unknown.
 
         Example:
-            `pacs = PACS.from_hub()`
+            ``pacs = PACS.from_hub()``
         """
         dataset = cls.__new__(cls)
         source = str(repository), revision, None if cache_dir is None else str(cache_dir)
@@ -94,14 +87,14 @@ class VLCS(MultipleEnvironmentImageFolder):
     """Five things in four photo collections: 10 729 images.
 
     C: Caltech101 (1415 images), L: LabelMe (2656), S: SUN09 (3282), V: VOC2007 (3376), in the
-    folder `VLCS/`. See `MultipleEnvironmentImageFolder` for arguments and errors.
+    folder ``VLCS/``. See `MultipleEnvironmentImageFolder` for arguments and errors.
 
     Source:
         Fang, Xu and Rockmore, "Unbiased metric learning: on the utilization of multiple datasets
         and web images for softening bias", ICCV 2013.
 
     Example:
-        `vlcs = VLCS("data")`, where `data/VLCS/Caltech101/bird/` and so on hold the images.
+        ``vlcs = VLCS("data")``, where ``data/VLCS/Caltech101/bird/`` and so on hold the images.
     """
 
     FOLDERS = {"C": "Caltech101", "L": "LabelMe", "S": "SUN09", "V": "VOC2007"}  # noqa: RUF012
@@ -115,84 +108,26 @@ class OfficeHome(MultipleEnvironmentImageFolder):
     """Things of office and home, 65 classes in four styles: 15 588 images.
 
     A: Art (2427 images), C: Clipart (4365), P: Product (4439), R: Real World (4357), in the folder
-    `office_home/`. See `MultipleEnvironmentImageFolder` for arguments and errors.
+    ``office_home/``. See `MultipleEnvironmentImageFolder` for arguments and errors.
 
     Source:
         Venkateswara et al., "Deep hashing network for unsupervised domain adaptation", CVPR 2017.
 
     Example:
-        `home = OfficeHome("data")`, where `data/office_home/Art/Alarm_Clock/` and so on hold the
-        images.
+        ``home = OfficeHome("data")``, with the images in ``data/office_home/Art/Alarm_Clock/`` etc.
     """
 
     FOLDERS = {"A": "Art", "C": "Clipart", "P": "Product", "R": "Real World"}  # noqa: RUF012
     ENVIRONMENTS = tuple(FOLDERS)
-    class_names = (
-        "Alarm_Clock",
-        "Backpack",
-        "Batteries",
-        "Bed",
-        "Bike",
-        "Bottle",
-        "Bucket",
-        "Calculator",
-        "Calendar",
-        "Candles",
-        "Chair",
-        "Clipboards",
-        "Computer",
-        "Couch",
-        "Curtains",
-        "Desk_Lamp",
-        "Drill",
-        "Eraser",
-        "Exit_Sign",
-        "Fan",
-        "File_Cabinet",
-        "Flipflops",
-        "Flowers",
-        "Folder",
-        "Fork",
-        "Glasses",
-        "Hammer",
-        "Helmet",
-        "Kettle",
-        "Keyboard",
-        "Knives",
-        "Lamp_Shade",
-        "Laptop",
-        "Marker",
-        "Monitor",
-        "Mop",
-        "Mouse",
-        "Mug",
-        "Notebook",
-        "Oven",
-        "Pan",
-        "Paper_Clip",
-        "Pen",
-        "Pencil",
-        "Postit_Notes",
-        "Printer",
-        "Push_Pin",
-        "Radio",
-        "Refrigerator",
-        "Ruler",
-        "Scissors",
-        "Screwdriver",
-        "Shelf",
-        "Sink",
-        "Sneakers",
-        "Soda",
-        "Speaker",
-        "Spoon",
-        "TV",
-        "Table",
-        "Telephone",
-        "ToothBrush",
-        "Toys",
-        "Trash_Can",
-        "Webcam",
+    class_names = tuple(
+        """
+        Alarm_Clock Backpack Batteries Bed Bike Bottle Bucket Calculator Calendar Candles Chair
+        Clipboards Computer Couch Curtains Desk_Lamp Drill Eraser Exit_Sign Fan File_Cabinet
+        Flipflops Flowers Folder Fork Glasses Hammer Helmet Kettle Keyboard Knives Lamp_Shade
+        Laptop Marker Monitor Mop Mouse Mug Notebook Oven Pan Paper_Clip Pen Pencil Postit_Notes
+        Printer Push_Pin Radio Refrigerator Ruler Scissors Screwdriver Shelf Sink Sneakers Soda
+        Speaker Spoon TV Table Telephone ToothBrush Toys Trash_Can Webcam
+        """.split()
     )
     ROOT = "office_home"
     WHERE = f"{DOMAINBED} or http://hemanthdv.org/OfficeHome-Dataset/"
@@ -202,32 +137,22 @@ class TerraIncognita(MultipleEnvironmentImageFolder):
     """Animals before the cameras of four places, ten classes: 24 330 images.
 
     L100: location_100 (4741 images), L38: location_38 (9736), L43: location_43 (3970), L46:
-    location_46 (5883), in the folder `terra_incognita/`. (DomainBed's published tables are about an
-    earlier state of the same annotations, with 24 788 images.) See `MultipleEnvironmentImageFolder`
-    for arguments and errors.
+    location_46 (5883), in the folder ``terra_incognita/``. (DomainBed's published tables are about
+    an earlier state of the same annotations, with 24 788 images.) See
+    `MultipleEnvironmentImageFolder` for arguments and errors.
 
     Source:
         Beery, Van Horn and Perona, "Recognition in terra incognita", ECCV 2018; places and classes
         as chosen by DomainBed.
 
     Example:
-        `terra = TerraIncognita("data")`, where `data/terra_incognita/location_38/bird/` and so on
-        hold the images.
+        ``terra = TerraIncognita("data")``, with ``data/terra_incognita/location_38/bird/`` etc.
     """
 
-    FOLDERS = {f"L{place}": f"location_{place}" for place in (100, 38, 43, 46)}  # noqa: RUF012
+    FOLDERS = {f"L{camera}": f"location_{camera}" for camera in (100, 38, 43, 46)}  # noqa: RUF012
     ENVIRONMENTS = tuple(FOLDERS)
-    class_names = (
-        "bird",
-        "bobcat",
-        "cat",
-        "coyote",
-        "dog",
-        "empty",
-        "opossum",
-        "rabbit",
-        "raccoon",
-        "squirrel",
+    class_names = tuple(
+        "bird bobcat cat coyote dog empty opossum rabbit raccoon squirrel".split()  # noqa: SIM905
     )
     ROOT = "terra_incognita"
     WHERE = f"{DOMAINBED} or https://lila.science/datasets/caltech-camera-traps"

@@ -2,8 +2,8 @@
 
 The data file holds what cannot be computed: grey scans, glyph shapes, shrunken photos and the
 random choices (colours, patches). The coloured images are composed here with whole-number
-arithmetic only, so every platform gets the same bytes. `data/README.md` is the data card:
-sources, licences and known limits. `tools/build_digits.py` builds the file.
+arithmetic only, so every platform gets the same bytes. ``data/README.md`` is the data card:
+sources, licences and known limits. ``tools/build_digits.py`` builds the file.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class DigitsLite(MultipleDomainDataset):
     - optdigits: 8×8 scans of other writers, upsampled and centred as in MNIST, 1740
     - syn: printed digits, many typefaces, rotated, coloured, noisy, 2400
 
-    Each domain is a `TensorDataset` of images float32 (n, 3, 28, 28) in [0, 1] and labels int64
+    Each domain is a ``TensorDataset`` of images float32 (n, 3, 28, 28) in [0, 1] and labels int64
     (n,), balanced over the classes and in shuffled order. No image appears in two domains. Every
-    `DigitsLite()` holds tensors of its own: changing them leaves the next `DigitsLite()` intact.
+    ``DigitsLite()`` holds tensors of its own: changing them leaves the next one intact.
 
     Raises:
-        FileNotFoundError: if the package lacks its data file.
-        ValueError: if the data file is damaged (its SHA-256 differs from the recorded one).
+        FileNotFoundError: The package lacks its data file.
+        ValueError: The data file is damaged (its SHA-256 differs from the recorded one).
 
     Source:
         MNIST (LeCun et al. 1998); MNIST-M after Ganin et al., "Domain-adversarial training of
@@ -71,30 +71,22 @@ class DigitsLite(MultipleDomainDataset):
     input_shape = (3, 28, 28)
 
     def __init__(self) -> None:
-        _embedded_arrays()  # a damaged file is reported here, not at first use of a domain
+        embedded_arrays()  # a damaged file is reported here, not at first use of a domain
 
     def open_domain(self, name: str) -> TensorDataset:
         """Compose one domain into tensors of its own."""
         images, labels = composed(name)
-        # (n, 28, 28, 3) bytes to (n, 3, 28, 28) in [0, 1]; both tensors are fresh memory.
-        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        return TensorDataset(pixels.float().div_(255.0), torch.from_numpy(labels.astype(np.int64)))
+        return as_tensors(images.transpose(0, 3, 1, 2), labels)
+
+
+def as_tensors(images: Bytes, labels: NDArray) -> TensorDataset:
+    """Bytes (n, channels, height, width) as float32 in [0, 1], labels as int64, in fresh memory."""
+    pixels = torch.from_numpy(images.copy()).float().div_(255.0)
+    return TensorDataset(pixels, torch.from_numpy(labels.astype(np.int64)))
 
 
 def read_arrays(path: Path, sha256: str) -> dict[str, NDArray]:
-    """Read the arrays of a data file after checking that its bytes are the recorded ones.
-
-    Args:
-        path: the .npz file.
-        sha256: expected SHA-256 of the file's bytes, in hexadecimal.
-
-    Returns:
-        Array name to array. Nothing is unpickled.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the bytes differ from the recorded ones.
-    """
+    """Read the arrays of a .npz file, without unpickling, if its bytes are the recorded ones."""
     if not path.is_file():
         raise FileNotFoundError(
             f"no data file {str(path)!r}; expected it inside the package: reinstall dgprune_lite"
@@ -115,68 +107,40 @@ def read_arrays(path: Path, sha256: str) -> dict[str, NDArray]:
 
 @lru_cache(maxsize=1)
 def recorded_checksums() -> dict[str, str]:
-    """Return the recorded SHA-256 of the data file and of every composed domain.
+    """SHA-256 of "digits_lite.npz" and, by name, of each domain's images and then labels.
 
-    Returns:
-        "digits_lite.npz" and the four domain names to hexadecimal digests. A domain's digest is
-        that of its images as bytes (n, 28, 28, 3) followed by its labels as bytes (n,).
-
-    Example:
-        >>> sorted(recorded_checksums())
-        ['digits_lite.npz', 'mnist', 'mnist_m', 'optdigits', 'syn']
+    >>> sorted(recorded_checksums())
+    ['digits_lite.npz', 'mnist', 'mnist_m', 'optdigits', 'syn']
     """
-    if not CHECKSUM_FILE.is_file():
-        raise FileNotFoundError(
-            f"no checksum file {str(CHECKSUM_FILE)!r}; expected it inside the package: "
-            f"reinstall dgprune_lite"
-        )
     checksums: dict[str, str] = json.loads(CHECKSUM_FILE.read_text(encoding="utf-8"))
     return checksums
 
 
 @lru_cache(maxsize=1)
-def _embedded_arrays() -> dict[str, NDArray]:
+def embedded_arrays() -> dict[str, NDArray]:
+    """The arrays of the package's data file, by name, read once."""
     return read_arrays(DATA_FILE, recorded_checksums()["digits_lite.npz"])
 
 
 @lru_cache(maxsize=4)
 def composed(name: str) -> tuple[Bytes, Bytes]:
-    """Return the composed images of one domain, cached for the process and read-only.
+    """Images (n, 28, 28, 3) and labels (n,) of one domain, composed once and not writeable.
 
-    Args:
-        name: one of `DigitsLite.ENVIRONMENTS`.
-
-    Returns:
-        images uint8 (n, 28, 28, 3) and labels uint8 (n,), not writeable.
-
-    Example:
-        >>> images, labels = composed("syn")
-        >>> images.shape, images.flags.writeable
-        ((2400, 28, 28, 3), False)
+    >>> images, labels = composed("syn")
+    >>> images.shape, images.flags.writeable
+    ((2400, 28, 28, 3), False)
     """
-    images, labels = compose(name, _embedded_arrays())
-    images.flags.writeable = False
-    labels.flags.writeable = False
+    images, labels = compose(name, embedded_arrays())
+    images.flags.writeable = labels.flags.writeable = False
     return images, labels
 
 
 def compose(name: str, arrays: Mapping[str, NDArray]) -> tuple[Bytes, Bytes]:
-    """Compose one domain's images from the arrays of the data file.
-
-    Args:
-        name: one of `DigitsLite.ENVIRONMENTS`.
-        arrays: what `read_arrays` returns.
-
-    Returns:
-        images uint8 (n, 28, 28, 3) and labels uint8 (n,).
-
-    Raises:
-        ValueError: for an unknown domain.
-    """
+    """Compose images (n, 28, 28, 3) and labels (n,) of a domain from the arrays of a data file."""
     if name == "mnist":
         images = grey_to_colour(arrays["mnist_scans"])
     elif name == "mnist_m":
-        images = blend_with_photos(arrays)
+        images = blend_with_photos(arrays["mnist_m_scans"], arrays["mnist_m_patches"], arrays)
     elif name == "optdigits":
         images = grey_to_colour(centre(upsample(arrays["optdigits_scans"])))
     elif name == "syn":
@@ -194,40 +158,27 @@ def grey_to_colour(grey: Bytes) -> Bytes:
     return np.repeat(grey[..., None], 3, axis=3)
 
 
-def blend_with_photos(arrays: Mapping[str, NDArray]) -> Bytes:
-    """Blend each scan with its photo patch as MNIST-M does, abs(patch − digit).
+def blend_with_photos(scans: Bytes, patches: NDArray, photos: Mapping[str, NDArray]) -> Bytes:
+    """Blend scans (n, side, side) with patches as MNIST-M does: abs(patch − digit).
 
-    Args:
-        arrays: "mnist_m_scans" uint8 (n, side, side), "mnist_m_patches" uint16 (n, 3) with rows of
-            (photo, top, left), and the photos "photo_0", ... uint8 (height, width, 3).
-
-    Returns:
-        Images uint8 (n, side, side, 3).
+    Each row of ``patches`` (n, 3) is (photo, top, left), of the photos "photo_0", "photo_1" ...
     """
-    scans = arrays["mnist_m_scans"]
     side = scans.shape[1]
-    patches = np.empty((*scans.shape, 3), dtype=np.int16)
-    for i, (photo, top, left) in enumerate(arrays["mnist_m_patches"].tolist()):
-        patches[i] = arrays[f"photo_{photo}"][top : top + side, left : left + side]
-    return np.abs(patches - scans[..., None].astype(np.int16)).astype(np.uint8)
+    behind = np.empty((*scans.shape, 3), dtype=np.int16)
+    for i, (photo, top, left) in enumerate(patches.tolist()):
+        behind[i] = photos[f"photo_{photo}"][top : top + side, left : left + side]
+    return np.abs(behind - scans[..., None].astype(np.int16)).astype(np.uint8)
 
 
 def bicubic_weights() -> NDArray[np.int64]:
-    """Return the bicubic upsampling from 8 to 20 samples as whole numbers over 2000.
+    """Bicubic upsampling from 8 to 20 samples as whole numbers (20, 8); each row sums to 2000.
 
     Output i sits at input position 0.4 i − 0.3 (pixel areas aligned, edges repeated). Its distance
-    to an input is a multiple of 0.1, so Keys' cubic kernel with a = −1/2 takes only multiples
-    of 1/2000 and the matrix is exact.
+    to an input is a multiple of 0.1, so the cubic kernel of Keys ("Cubic convolution interpolation
+    for digital image processing", 1981, eq. 15) with a = −1/2 takes only multiples of 1/2000.
 
-    Returns:
-        Weights int64 (20, 8); each row sums to 2000.
-
-    Source:
-        Keys, "Cubic convolution interpolation for digital image processing", 1981, eq. 15.
-
-    Example:
-        >>> bicubic_weights()[10].tolist()
-        [0, 0, -63, 579, 1631, -147, 0, 0]
+    >>> bicubic_weights()[10].tolist()
+    [0, 0, -63, 579, 1631, -147, 0, 0]
     """
     weights = np.zeros((20, 8), dtype=np.int64)
     for i in range(20):
@@ -244,14 +195,7 @@ def bicubic_weights() -> NDArray[np.int64]:
 
 
 def upsample(scans: Bytes) -> Bytes:
-    """Upsample 8×8 scans with values 0 to 16 to 20×20 with values 0 to 255, bicubic.
-
-    Args:
-        scans: uint8 (n, 8, 8).
-
-    Returns:
-        uint8 (n, 20, 20), rounded to the nearest value, overshoots clipped.
-    """
+    """Upsample scans (n, 8, 8) of 0 to 16 to (n, 20, 20) of 0 to 255, overshoots clipped."""
     weights = bicubic_weights()
     scaled = weights @ scans.astype(np.int64) @ weights.T * 255  # over 2000² · 16
     divisor = 2000 * 2000 * 16
@@ -259,37 +203,27 @@ def upsample(scans: Bytes) -> Bytes:
 
 
 def centre(images: Bytes) -> Bytes:
-    """Place 20×20 images in 28×28 with the centre of mass in the middle, as in MNIST.
+    """Put images (n, 20, 20) in (n, 28, 28) with the centre of mass in the middle, as in MNIST.
 
-    The shift is a whole number of pixels and keeps the 20×20 image inside the frame.
-
-    Args:
-        images: uint8 (n, 20, 20), bright digit on black.
-
-    Returns:
-        uint8 (n, 28, 28).
+    The shift is a whole number of pixels and keeps the image inside the frame.
     """
     framed = np.zeros((len(images), 28, 28), dtype=np.uint8)
     mass = images.astype(np.int64)
     total = np.maximum(mass.sum(axis=(1, 2)), 1)
-    place = np.arange(20)
+    pixel = np.arange(20)
     # Offset = round(13.5 − centre of mass), in whole numbers.
-    rows = (27 * total - 2 * (mass.sum(axis=2) @ place) + total) // (2 * total)
-    columns = (27 * total - 2 * (mass.sum(axis=1) @ place) + total) // (2 * total)
+    rows = (27 * total - 2 * (mass.sum(axis=2) @ pixel) + total) // (2 * total)
+    columns = (27 * total - 2 * (mass.sum(axis=1) @ pixel) + total) // (2 * total)
     for i, (top, left) in enumerate(zip(rows.clip(0, 8), columns.clip(0, 8), strict=True)):
         framed[i, top : top + 20, left : left + 20] = images[i]
     return framed
 
 
 def colour_glyphs(masks: Bytes, colours: Bytes) -> Bytes:
-    """Paint glyphs in a foreground on a background colour and add noise.
+    """Paint glyphs in a foreground on a background colour and add noise of 12 grey levels.
 
-    Args:
-        masks: coverage uint8 (n, 28, 28), 255 inside the glyph.
-        colours: uint8 (n, 2, 3), foreground and background.
-
-    Returns:
-        uint8 (n, 28, 28, 3); noise has a standard deviation of 12 grey levels before clipping.
+    ``masks`` (n, side, side) are 255 inside the glyph; ``colours`` (n, 2, 3) are foreground and
+    background.
     """
     # Sixteen bits hold every intermediate value: 255 · 255 + 127 < 2^16.
     coverage = masks[..., None].astype(np.uint16)  # (n, 28, 28, 1)

@@ -26,20 +26,15 @@ def open_hub(
     """Open a data set with the columns image, domain and label, and divide it by domain.
 
     Args:
-        repository: a data set of the hub, or a local folder with parquet files.
-        revision: a branch, tag or commit; None for the newest.
-        cache_dir: where `datasets` keeps its files; None for its default.
-        folders: domain name to what the column `domain` calls it.
-        class_names: names of the classes, in label order. A repository that names its classes may
+        repository: A data set of the hub, or a local folder with parquet files.
+        revision: A branch, tag or commit; None for the newest.
+        cache_dir: Where ``datasets`` keeps its files; None for its default.
+        folders: Domain name to what the column ``domain`` calls it.
+        class_names: Names of the classes, in label order. A repository that names its classes may
             have them in any order; one that does not must have this one.
 
     Returns:
-        Domain name to an `ImageDomain` of the rows that belong to it, decoded when asked for.
-
-    Raises:
-        ImportError: without the library `datasets`.
-        ConnectionError: if the hub cannot be reached and the cache does not have the data.
-        ValueError: if a column, a domain or a class is missing or unknown.
+        Domain name to an `ImageDomain` of its rows. Raises as ``PACS.from_hub``.
     """
     require("reading from the Hugging Face hub", "datasets", extra="hub")
     from datasets import concatenate_datasets, load_dataset
@@ -52,16 +47,15 @@ def open_hub(
             f"folder with its parquet files, or read the data set from a folder of images"
         ) from error
     table = concatenate_datasets([parts[name] for name in sorted(parts)])
-    missing = [column for column in COLUMNS if column not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"{repository!r} has no column {missing[0]!r}, only {table.column_names}; "
-            f"expected {', '.join(COLUMNS)}"
-        )
+    for column in COLUMNS:
+        if column not in table.column_names:
+            raise ValueError(
+                f"{repository!r} has no column {column!r}, only {table.column_names}; "
+                f"expected {', '.join(COLUMNS)}"
+            )
     labels = _labels(table, repository, class_names)
-    names = table.with_format(None)["domain"]
     rows: dict[str, list[int]] = {folder: [] for folder in folders.values()}
-    for row, name in enumerate(names):
+    for row, name in enumerate(table.with_format(None)["domain"]):
         if name not in rows:
             raise ValueError(
                 f"{repository!r} has the domain {name!r} in row {row}; expected one of "
@@ -81,6 +75,7 @@ def open_hub(
 
 
 def _labels(table: Any, repository: str, class_names: tuple[str, ...]) -> list[int]:
+    """The table's labels, numbered by our class names."""
     labels = list(table["label"])
     given = getattr(table.features["label"], "names", None)  # a ClassLabel has names, a number not
     if given is None:

@@ -1,26 +1,20 @@
 """RotatedMNIST and ColoredMNIST as DomainBed defines them, of MNIST or of the embedded scans.
 
-Two kinds of shift. Between the environments of RotatedMNIST the *look* of a digit changes
-(diversity shift). Between those of ColoredMNIST the look stays and its *colour*, which goes with
-the label by chance, goes with it to another degree (correlation shift).
-
-What this file is *not*: DomainBed's data to the byte. Random choices come from NumPy's raw PCG64
-stream and images are made with whole-number arithmetic, so every platform gets the same bytes; and
-without a `root`, 4800 embedded scans stand in for the 70 000 that the published tables are about.
+Random choices come from NumPy's raw PCG64 stream and images are made with whole-number arithmetic,
+so every platform gets the same bytes, which are not DomainBed's to the byte.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
+from dgprune_lite.checks import whole_number
 from dgprune_lite.domains.base import MultipleDomainDataset
-from dgprune_lite.domains.digits import Bytes
+from dgprune_lite.domains.digits import Bytes, as_tensors
 from dgprune_lite.domains.sources import Folder, mnist_or_embedded
 
 LABEL_NOISE = 25  # per cent of ColoredMNIST's labels that are flipped
@@ -34,51 +28,45 @@ class _MNISTVariant(MultipleDomainDataset):
     def __init__(
         self, seed: int = 0, *, root: Folder | None = None, download: bool = False
     ) -> None:
-        try:
-            self.seed = operator.index(seed)
-        except TypeError as error:
-            raise TypeError(f"seed is {seed!r}; expected a whole number") from error
-        if self.seed < 0:
-            raise ValueError(f"seed is {seed}; expected a whole number of at least 0")
+        self.seed = whole_number("seed", seed)
         # Damaged files are reported here, not at first use of a domain.
         self._scans, self._digits, self.source = mnist_or_embedded(root, download)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, {self.source})"
 
-    def _draws(self, stream: int, number: int) -> NDArray[np.uint64]:
-        # Each stream is random on its own, so that an environment is the same whether or not
-        # others were opened before.
+    def _random(self, stream: int, number: int) -> NDArray[np.uint64]:
+        # A stream for each use: an environment is the same whichever were opened before.
         return np.random.PCG64([self.seed, stream]).random_raw(number)
 
-    def _deal(self, place: int) -> tuple[Bytes, Bytes]:
-        """Return the scans (n, 28, 28) and digits (n,) of the environment at a place."""
-        order = np.argsort(self._draws(0, len(self._scans)), kind="stable")
-        mine = order[place :: len(self.ENVIRONMENTS)]
+    def _deal(self, index: int) -> tuple[Bytes, Bytes]:
+        """Return the scans (n, 28, 28) and digits (n,) of an environment."""
+        order = np.argsort(self._random(0, len(self._scans)), kind="stable")
+        mine = order[index :: len(self.ENVIRONMENTS)]
         return self._scans[mine], self._digits[mine]
 
 
 class RotatedMNIST(_MNISTVariant):
     """MNIST digits in six environments that differ by an angle: 0, 15, 30, 45, 60, 75 degrees.
 
-    Each environment is a `TensorDataset` of images float32 (n, 1, 28, 28) in [0, 1] and labels
+    Each environment is a ``TensorDataset`` of images float32 (n, 1, 28, 28) in [0, 1] and labels
     int64 (n,), n = 800 (of all of MNIST: 11 666 or 11 667), in random order, rotated
     counter-clockwise, bilinear, on black. No scan appears in two environments. As in DomainBed, the
     classes are about equally frequent, not exactly.
 
     Args:
-        seed: decides which scan goes to which environment, and in which order; at least 0. (The
+        seed: Decides which scan goes to which environment, and in which order; at least 0. (The
             seed of `leave_one_domain_out` decides what of an environment is held out.)
-        root: folder with torchvision's MNIST, all 70 000 scans of which are then used; None for
+        root: Folder with torchvision's MNIST, all 70 000 scans of which are then used; None for
             4800 embedded scans. Where MNIST is not there, the embedded scans are used as well, with
-            a warning; the attribute `source` and the text of the object say which.
-        download: fetch MNIST to `root` (12 MB) if it is not there.
+            a warning; the attribute ``source`` and the text of the object say which.
+        download: Fetch MNIST to ``root`` (12 MB) if it is not there.
 
     Raises:
-        FileNotFoundError: if the package lacks its data file.
-        ConnectionError: if MNIST cannot be downloaded.
-        TypeError: if `seed` is not a whole number.
-        ValueError: if `seed` is negative, a file is damaged, or there is no `root` to download to.
+        FileNotFoundError: The package lacks its data file.
+        ConnectionError: MNIST cannot be downloaded.
+        TypeError: ``seed`` is not a whole number.
+        ValueError: ``seed`` is negative, a file is damaged, or there is no ``root`` to download to.
 
     Source:
         Ghifary et al., "Domain generalization for object recognition with multi-task autoencoders",
@@ -103,40 +91,28 @@ class RotatedMNIST(_MNISTVariant):
         scans, digits = self._deal(self.ENVIRONMENTS.index(name))
         parts = np.array_split(scans, 1 + len(scans) // 1000)  # rotating takes 100 times the space
         turned = np.concatenate([rotate(part, int(name)) for part in parts])
-        return _as_tensors(turned[:, None], digits)
+        return as_tensors(turned[:, None], digits)
 
 
 class ColoredMNIST(_MNISTVariant):
     """Is the digit below 5? Its colour often tells, but not to the same degree everywhere.
 
     The label of an image is 1 for the digits 0 to 4 and 0 for 5 to 9, flipped for 25 % of the
-    images. Its colour is the label, flipped again with a probability that is the environment's:
+    images. Its colour is the label, flipped again for a share of the images: 10 % in the
+    environment "+90%", 20 % in "+80%" and 90 % in "-90%". So the shape predicts the label for 75 %
+    of the images of every environment. In the first two the colour predicts it more often, and in
+    the third it misleads. (Every image is flipped or not by chance: the shares differ from these by
+    a point or two.)
 
-    - "+90%": colour flipped in 10 % of the images, so it agrees with the label in 90 %
-    - "+80%": flipped in 20 %, agrees in 80 %
-    - "-90%": flipped in 90 %, agrees in 10 %
-
-    So the shape predicts the label for 75 % of the images of every environment. In the first two
-    the colour predicts it more often, and in the third it misleads. (Every image is flipped or not
-    by chance: the shares of an environment differ from these by a point or two.)
-
-    Each environment is a `TensorDataset` of images float32 (n, 2, 28, 28) in [0, 1] and labels
+    Each environment is a ``TensorDataset`` of images float32 (n, 2, 28, 28) in [0, 1] and labels
     int64 (n,), n = 1600 (of all of MNIST: 23 333 or 23 334), in random order. The digit stands in
     channel 1 ("green") if its colour is 1, else in channel 0 ("red"); the other channel is black.
     No scan appears in two environments.
 
     Args:
-        seed: decides which scan goes to which environment, and which labels and colours are
-            flipped; at least 0. (The seed of `leave_one_domain_out` decides what of an environment
-            is held out.)
-        root: as for `RotatedMNIST`.
-        download: as for `RotatedMNIST`.
-
-    Raises:
-        FileNotFoundError: if the package lacks its data file.
-        ConnectionError: if MNIST cannot be downloaded.
-        TypeError: if `seed` is not a whole number.
-        ValueError: if `seed` is negative, a file is damaged, or there is no `root` to download to.
+        seed: Decides which scan goes to which environment, and which labels and colours are
+            flipped; at least 0.
+        root: As for `RotatedMNIST`, also ``download`` and the errors.
 
     Source:
         Arjovsky et al., "Invariant risk minimization", 2019, section 5.2; environments and image
@@ -163,40 +139,32 @@ class ColoredMNIST(_MNISTVariant):
 
     def open_domain(self, name: str) -> TensorDataset:
         """Label and colour one environment's scans into tensors of its own."""
-        place = self.ENVIRONMENTS.index(name)
-        scans, digits = self._deal(place)
-        noise, flips = self._draws(1 + place, 2 * len(scans)).reshape(2, -1) % 100
+        index = self.ENVIRONMENTS.index(name)
+        scans, digits = self._deal(index)
+        noise, flips = self._random(1 + index, 2 * len(scans)).reshape(2, -1) % 100
         labels = (digits < 5) ^ (noise < LABEL_NOISE)
-        colours = labels ^ (flips < self.COLOUR_FLIPS[place])
+        colours = labels ^ (flips < self.COLOUR_FLIPS[index])
         images = np.zeros((len(scans), *self.input_shape), dtype=np.uint8)
         images[np.arange(len(scans)), colours.astype(int)] = scans
-        return _as_tensors(images, labels)
+        return as_tensors(images, labels)
 
 
 def rotate(images: Bytes, degrees: int) -> Bytes:
-    """Rotate square images counter-clockwise about their middle, bilinear, on black.
+    """Rotate images (n, 28, 28) counter-clockwise about their middle, bilinear, on black.
 
-    The result is that of `torchvision.transforms.functional.rotate` on tensors with
-    `InterpolationMode.BILINEAR`, up to one grey level, in whole numbers.
+    The result is that of ``torchvision.transforms.functional.rotate`` on tensors with
+    ``InterpolationMode.BILINEAR``, up to one grey level, in whole numbers.
 
-    Args:
-        images: uint8 (n, 28, 28).
-        degrees: the angle.
-
-    Returns:
-        uint8 (n, 28, 28), rounded to the nearest value.
-
-    Example:
-        >>> image = np.zeros((1, 28, 28), dtype=np.uint8)
-        >>> image[0, 0, 27] = 255  # top right
-        >>> rotate(image, 90).nonzero()  # top left
-        (array([0]), array([0]), array([0]))
+    >>> image = np.zeros((1, 28, 28), dtype=np.uint8)
+    >>> image[0, 0, 27] = 255  # top right
+    >>> rotate(image, 90).nonzero()  # top left
+    (array([0]), array([0]), array([0]))
     """
     cosine = round(math.cos(math.radians(degrees)) * FIXED_POINT)
     sine = round(math.sin(math.radians(degrees)) * FIXED_POINT)
     side = images.shape[1]
-    place = 2 * np.arange(side, dtype=np.int64) - (side - 1)  # from the middle, in half pixels
-    down, right = place[:, None], place[None, :]
+    position = 2 * np.arange(side, dtype=np.int64) - (side - 1)  # from the middle, in half pixels
+    down, right = position[:, None], position[None, :]
     # Where a pixel comes from, from the frame's corner: whole pixels, and parts of a pixel in
     # `unit`-ths (half pixels times FIXED_POINT).
     unit = 2 * FIXED_POINT
@@ -210,9 +178,3 @@ def rotate(images: Bytes, degrees: int) -> Bytes:
     below = (unit - column_part) * frame[:, row, column] + column_part * frame[:, row, column + 1]
     total = (unit - row_part) * above + row_part * below  # over unit²; at most 255 · 2^42
     return ((total + unit * unit // 2) // (unit * unit)).astype(np.uint8)
-
-
-def _as_tensors(images: Bytes, labels: NDArray) -> TensorDataset:
-    # Bytes (n, channels, 28, 28) to [0, 1]; both tensors are fresh memory.
-    pixels = torch.from_numpy(np.ascontiguousarray(images))
-    return TensorDataset(pixels.float().div_(255.0), torch.from_numpy(labels.astype(np.int64)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from dgprune_lite.checks import whole_number
 from dgprune_lite.domains.base import MultipleDomainDataset
 from dgprune_lite.domains.loading import count
 
@@ -19,12 +19,12 @@ class Split:
     """One round of leave-one-domain-out: what may be learnt from, and what is only tested on.
 
     Attributes:
-        test_env: name of the unseen domain.
-        seed: seed of the random division into training and held-out parts.
-        train: source domain name to its training part.
-        val: source domain name to its held-out part, for in-domain accuracy.
-        target: the unseen domain, in full. Nothing but a final evaluation may read it.
-        num_classes: how many classes there are.
+        test_env: Name of the unseen domain.
+        seed: Seed of the random division into training and held-out parts.
+        train: Source domain name to its training part.
+        val: Source domain name to its held-out part, for in-domain accuracy.
+        target: The unseen domain, in full. Nothing but a final evaluation may read it.
+        num_classes: How many classes there are.
         input_shape: (channels, height, width) of every image.
     """
 
@@ -50,17 +50,11 @@ class Split:
 
 def domain_permutation(name: str, total: int, seed: int) -> Tensor:
     """Return a random order of a domain's images, int64 (total,), that depends on nothing else."""
-    # The generator belongs to (domain, seed) alone, so a domain is divided in the same way
-    # whichever other domain is left out. A cryptographic digest, since `hash` changes by process.
+    # A domain is divided alike whichever other one is left out, and in any process: so a
+    # cryptographic digest, since `hash` changes by process.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.randperm(total, generator=generator)
-
-
-def _take(dataset: Dataset, places: Tensor) -> Dataset:
-    if type(dataset) is TensorDataset:
-        return TensorDataset(*(tensor[places] for tensor in dataset.tensors))
-    return Subset(dataset, places.tolist())
 
 
 def leave_one_domain_out(
@@ -73,23 +67,24 @@ def leave_one_domain_out(
 
     A domain is divided in the same way for a given seed whichever domain is left out. The images
     of the unseen domain are not read here, whether the dataset holds them in memory or not. Only
-    the training parts are augmented, if the dataset augments at all (see `for_training`).
+    the training parts are augmented, if the dataset augments at all.
 
     Args:
-        dataset: the domains.
-        test_env: the unseen domain: its name, or its place in `dataset.ENVIRONMENTS`.
-        seed: decides which images are held out; whole number of at least 0.
-        holdout_fraction: share of each source domain that is held out, in (0, 1); rounded, with
+        dataset: The domains.
+        test_env: The unseen domain: its name, or its index in ``dataset.ENVIRONMENTS``.
+        seed: Decides which images are held out; whole number of at least 0.
+        holdout_fraction: Share of each source domain that is held out, in (0, 1); rounded, with
             at least one image on either side.
 
     Returns:
-        A `Split`. Parts of a `TensorDataset` are of the same type, with copies of the images (so
-        changing one in place leaves `dataset` alone); parts of any other dataset are a `Subset`.
+        A `Split`. Parts of a ``TensorDataset`` are of the same type, with copies of the images (so
+        changing one in place leaves ``dataset`` alone); parts of any other dataset are a
+        ``Subset``.
 
     Raises:
-        ValueError: for an unknown domain, a fraction outside (0, 1), a negative seed, a dataset
-            of one domain, or a source domain with fewer than two images.
-        TypeError: if `seed` is not a whole number.
+        ValueError: An unknown domain, a fraction outside (0, 1), a negative seed, a dataset of one
+            domain, or a source domain with fewer than two images.
+        TypeError: ``seed`` is not a whole number.
 
     Source:
         The protocol of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
@@ -104,12 +99,7 @@ def leave_one_domain_out(
         (2400, torch.Size([1, 3, 28, 28]))
     """
     target_name = dataset.resolve(test_env)
-    try:
-        seed = operator.index(seed)  # NumPy integers are welcome
-    except TypeError as error:
-        raise TypeError(f"seed is {seed!r}; expected a whole number") from error
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected a whole number of at least 0")
+    seed = whole_number("seed", seed)
     if not 0.0 < holdout_fraction < 1.0:
         raise ValueError(
             f"holdout_fraction is {holdout_fraction!r}; expected a share strictly between 0 and 1"
@@ -133,14 +123,15 @@ def leave_one_domain_out(
             )
         held_out = min(max(round(holdout_fraction * total), 1), total - 1)
         order = domain_permutation(name, total, seed)
-        train[name] = _take(dataset.for_training(name), order[held_out:])
-        val[name] = _take(source, order[:held_out])
+        train[name] = _subset(dataset.for_training(name), order[held_out:])
+        val[name] = _subset(source, order[:held_out])
     return Split(
-        test_env=target_name,
-        seed=seed,
-        train=train,
-        val=val,
-        target=dataset[target_name],
-        num_classes=dataset.num_classes,
-        input_shape=dataset.input_shape,
-    )
+        target_name, seed, train, val, dataset[target_name],
+        num_classes=dataset.num_classes, input_shape=dataset.input_shape,
+    )  # fmt: skip
+
+
+def _subset(dataset: Dataset, indices: Tensor) -> Dataset:
+    if type(dataset) is TensorDataset:
+        return TensorDataset(*(tensor[indices] for tensor in dataset.tensors))
+    return Subset(dataset, indices.tolist())

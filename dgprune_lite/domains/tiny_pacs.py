@@ -1,7 +1,6 @@
 """A small stand-in for PACS, drawn: the same folders and names, simple figures in four styles.
 
-What this file is *not*: a benchmark. It is there to try out code, tests and chapters without the
-real images; results on it say nothing about PACS.
+It is there to try out code, tests and chapters; results on it say nothing about PACS.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dgprune_lite.checks import whole_number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,70 +29,59 @@ def _legs(top: int, *lefts: int) -> list[Part]:
 
 FIGURES: dict[str, list[Part]] = {
     "dog": [
-        ("ellipse", (25, 48, 75, 72)),
-        ("ellipse", (65, 33, 90, 56)),
-        ("polygon", (12, 38, 18, 35, 32, 55, 28, 60)),
-        *_legs(62, 30, 40, 56, 65),
+        ("ellipse", (25, 48, 75, 72)), ("ellipse", (65, 33, 90, 56)),
+        ("polygon", (12, 38, 18, 35, 32, 55, 28, 60)), *_legs(62, 30, 40, 56, 65),
     ],
     "elephant": [
-        ("ellipse", (10, 28, 70, 78)),
-        ("ellipse", (58, 25, 90, 60)),
-        ("polygon", (80, 45, 90, 45, 94, 88, 87, 88)),
-        *_legs(65, 18, 30, 46, 58),
+        ("ellipse", (10, 28, 70, 78)), ("ellipse", (58, 25, 90, 60)),
+        ("polygon", (80, 45, 90, 45, 94, 88, 87, 88)), *_legs(65, 18, 30, 46, 58),
     ],
     "giraffe": [
-        ("ellipse", (25, 52, 68, 70)),
-        ("polygon", (58, 58, 67, 62, 78, 14, 70, 12)),
-        ("ellipse", (68, 8, 90, 20)),
-        *_legs(62, 28, 36, 52, 60),
+        ("ellipse", (25, 52, 68, 70)), ("polygon", (58, 58, 67, 62, 78, 14, 70, 12)),
+        ("ellipse", (68, 8, 90, 20)), *_legs(62, 28, 36, 52, 60),
     ],
     "guitar": [
-        ("ellipse", (10, 52, 50, 92)),
-        ("ellipse", (32, 42, 62, 72)),
+        ("ellipse", (10, 52, 50, 92)), ("ellipse", (32, 42, 62, 72)),
         ("polygon", (48, 52, 54, 58, 92, 16, 86, 10)),
     ],
     "horse": [
-        ("ellipse", (20, 45, 72, 68)),
-        ("polygon", (60, 52, 72, 56, 84, 28, 74, 24)),
+        ("ellipse", (20, 45, 72, 68)), ("polygon", (60, 52, 72, 56, 84, 28, 74, 24)),
         ("polygon", (72, 22, 80, 18, 96, 36, 90, 42)),
-        ("polygon", (14, 72, 20, 74, 26, 52, 21, 50)),
-        *_legs(60, 24, 33, 55, 64),
+        ("polygon", (14, 72, 20, 74, 26, 52, 21, 50)), *_legs(60, 24, 33, 55, 64),
     ],
     "house": [
-        ("polygon", (22, 48, 78, 48, 78, 90, 22, 90)),
-        ("polygon", (14, 50, 50, 14, 86, 50)),
+        ("polygon", (22, 48, 78, 48, 78, 90, 22, 90)), ("polygon", (14, 50, 50, 14, 86, 50)),
     ],
     "person": [
-        ("ellipse", (41, 8, 59, 28)),
-        ("polygon", (40, 30, 60, 30, 58, 60, 42, 60)),
+        ("ellipse", (41, 8, 59, 28)), ("polygon", (40, 30, 60, 30, 58, 60, 42, 60)),
         ("polygon", (40, 31, 44, 36, 28, 58, 24, 54)),
-        ("polygon", (60, 31, 56, 36, 72, 58, 76, 54)),
-        *_legs(58, 42, 51),
+        ("polygon", (60, 31, 56, 36, 72, 58, 76, 54)), *_legs(58, 42, 51),
     ],
-}
+}  # fmt: skip
 
 
 def draw_tiny_pacs(
     path: str | os.PathLike[str], *, images_per_class: int = 4, size: int = 64, seed: int = 0
 ) -> Path:
-    """Draw a small stand-in for PACS: `path/PACS/domain/class/image`, ready for `PACS(path)`.
+    """Draw a small stand-in for PACS: ``path/PACS/domain/class/image``, ready for ``PACS(path)``.
 
     Seven figures with the names of PACS's classes, in the styles of its domains: shaded and blurred
     with noise (photo), in strokes of the brush (art_painting), flat with a black outline (cartoon)
-    and as a thin line on white (sketch). Each image differs by place, size, angle and colours.
+    and as a thin line on white (sketch). Each image differs by position, size, angle and colours.
 
     Args:
-        path: the folder to make the folder `PACS` in; made if it is not there.
-        images_per_class: images of every class in every domain, at least 1.
-        size: height and width of the images in pixels, at least 8.
-        seed: seed of all that is random; at least 0.
+        path: The folder to make the folder ``PACS`` in; made if it is not there.
+        images_per_class: Images of every class in every domain, at least 1.
+        size: Height and width of the images in pixels, at least 8.
+        seed: Seed of all that is random; at least 0.
 
     Returns:
-        The folder `path/PACS`.
+        The folder ``path/PACS``.
 
     Raises:
-        FileExistsError: if there is a folder `PACS` already (it could hold the real images).
-        ValueError: for a number out of range.
+        FileExistsError: There is a folder ``PACS`` already (it could hold the real images).
+        TypeError: A number is not whole.
+        ValueError: A number is out of range.
 
     Example:
         >>> import tempfile
@@ -99,15 +89,14 @@ def draw_tiny_pacs(
         >>> sorted(folder.name for folder in root.iterdir())
         ['art_painting', 'cartoon', 'photo', 'sketch']
     """
-    given = {"images_per_class": images_per_class, "size": size, "seed": seed}
-    for name, least in (("images_per_class", 1), ("size", 8), ("seed", 0)):
-        if given[name] < least:
-            raise ValueError(f"{name} is {given[name]}; expected at least {least}")
+    whole_number("images_per_class", images_per_class, 1)
+    whole_number("size", size, 8)
+    whole_number("seed", seed)
     root = Path(path).expanduser() / "PACS"
     if root.exists():
         raise FileExistsError(f"{str(root)!r} exists already; give another folder to draw in")
-    for place, (domain, (style, ending)) in enumerate(STYLES.items()):
-        rng = np.random.Generator(np.random.PCG64([seed, place]))
+    for index, (domain, (style, ending)) in enumerate(STYLES.items()):
+        rng = np.random.Generator(np.random.PCG64([seed, index]))
         for name in FIGURES:
             folder = root / domain / name
             folder.mkdir(parents=True)
@@ -118,7 +107,7 @@ def draw_tiny_pacs(
 
 
 def _mask(name: str, size: int, rng: np.random.Generator) -> Image:
-    """Draw a figure white on black, in a place, size and angle of its own."""
+    """Draw a figure white on black, in a random position, size and angle."""
     from PIL import Image, ImageDraw
 
     mask = Image.new("L", (size, size))
@@ -126,10 +115,8 @@ def _mask(name: str, size: int, rng: np.random.Generator) -> Image:
     scale = size / 100 * rng.uniform(0.75, 1.0)
     left, top = (size - 100 * scale) * rng.uniform(0, 1, size=2)
     for kind, numbers in FIGURES[name]:
-        points = [
-            (left + scale * x, top + scale * y)
-            for x, y in zip(numbers[::2], numbers[1::2], strict=True)
-        ]
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        points = [(left + scale * x, top + scale * y) for x, y in pairs]
         getattr(pen, kind)(points, fill=255)
     return mask.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR)
 

@@ -84,7 +84,7 @@ def distributed_statistics(
     try:
         check_model(model)
         check_graph(model, graph)
-        named_domains(data, "data")
+        data = named_domains(data, "data")
         task = (order, graph.num_filters, _checksum(model))
         task += tuple((name, count(dataset, name)) for name, dataset in data.items())
         mine = _share(model, graph, data, order, group, options)

@@ -185,7 +185,7 @@ def domain_statistics(
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
     check_model(model)
-    named_domains(data, "data")
+    data = named_domains(data, "data")
     check_graph(model, graph)
     if not graph.num_filters:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())

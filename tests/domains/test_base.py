@@ -1,4 +1,4 @@
-"""MultipleDomainDataset: domains by name or place, opened on first access only."""
+"""MultipleDomainDataset: domains by name or index, opened on first access only."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_attributes_follow_the_arguments() -> None:
     )
 
 
-def test_a_place_stands_for_a_name() -> None:
+def test_an_index_stands_for_a_name() -> None:
     data = pets()
     assert data[1] is data["cartoon"]
     assert len(data[1]) == 4
@@ -59,20 +59,20 @@ def test_an_unknown_name_brings_the_nearest_one() -> None:
         pets()["Cartoons"]
 
 
-@pytest.mark.parametrize("place", [3, -1])
-def test_a_place_outside_is_refused(place: int) -> None:
-    with pytest.raises(ValueError, match=rf"no domain number {place}; expected 0 to 2"):
-        pets()[place]
+@pytest.mark.parametrize("index", [3, -1])
+def test_an_index_outside_is_refused(index: int) -> None:
+    with pytest.raises(ValueError, match=rf"no domain number {index}; expected 0 to 2"):
+        pets()[index]
 
 
 @pytest.mark.parametrize("env", [1.0, None, True])
 def test_other_types_are_refused(env: object) -> None:
-    with pytest.raises(TypeError, match=r"expected a name .* or a position from 0 to 2"):
+    with pytest.raises(TypeError, match=r"expected a name .* or an index from 0 to 2"):
         pets()[env]  # type: ignore[index]
 
 
 def test_bad_definitions_are_refused() -> None:
-    with pytest.raises(ValueError, match="domains is empty"):
+    with pytest.raises(ValueError, match=r"domains=\{\} holds no domain"):
         MultipleDomainDataset({}, ("a",), (3, 8, 8))
     with pytest.raises(ValueError, match="class_names is empty"):
         MultipleDomainDataset({"a": tiny()}, (), (3, 8, 8))

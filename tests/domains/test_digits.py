@@ -48,7 +48,7 @@ def test_no_image_appears_twice() -> None:
 
 
 def test_no_scan_stands_behind_two_domains() -> None:
-    arrays = digits._embedded_arrays()
+    arrays = digits.embedded_arrays()
     one, two = ({scan.tobytes() for scan in arrays[f"{d}_scans"]} for d in ("mnist", "mnist_m"))
     assert len(one) == len(two) == 2400
     assert not one & two
@@ -68,7 +68,7 @@ def test_the_file_is_small_and_holds_no_pickle() -> None:
 
 
 def test_loading_is_quick_and_silent() -> None:
-    digits._embedded_arrays.cache_clear()
+    digits.embedded_arrays.cache_clear()
     digits.composed.cache_clear()
     start = time.process_time()
     with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def test_grey_domains_are_grey_and_coloured_ones_are_not(data: DigitsLite) -> No
 
 
 def test_mnist_m_is_the_absolute_difference_of_patch_and_digit() -> None:
-    arrays = digits._embedded_arrays()
+    arrays = digits.embedded_arrays()
     photo, top, left = (int(x) for x in arrays["mnist_m_patches"][5])
     patch = arrays[f"photo_{photo}"][top : top + 28, left : left + 28].astype(int)
     digit = arrays["mnist_m_scans"][5].astype(int)[:, :, None]
@@ -105,7 +105,7 @@ def test_mnist_m_is_the_absolute_difference_of_patch_and_digit() -> None:
 
 
 def test_syn_colours_differ_and_noise_is_as_stated() -> None:
-    arrays = digits._embedded_arrays()
+    arrays = digits.embedded_arrays()
     colours = arrays["syn_colours"].astype(int)
     assert np.abs(colours[:, 0] - colours[:, 1]).mean(axis=1).min() > 50
     background = (arrays["syn_masks"] == 0)[..., None] & (
@@ -163,7 +163,7 @@ def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
     expected = digits.recorded_checksums()["digits_lite.npz"]
     copy = tmp_path / "digits_lite.npz"
     copy.write_bytes(content)
-    assert set(digits.read_arrays(copy, expected)) == set(digits._embedded_arrays())
+    assert set(digits.read_arrays(copy, expected)) == set(digits.embedded_arrays())
     content[len(content) // 2] ^= 1
     copy.write_bytes(content)
     with pytest.raises(ValueError, match=r"digits_lite\.npz' is damaged.*reinstall"):
@@ -189,12 +189,12 @@ def test_damage_is_reported_when_the_dataset_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(digits, "DATA_FILE", tmp_path / "digits_lite.npz")
-    digits._embedded_arrays.cache_clear()
+    digits.embedded_arrays.cache_clear()
     try:
         with pytest.raises(FileNotFoundError, match="no data file"):
             DigitsLite()
     finally:
-        digits._embedded_arrays.cache_clear()
+        digits.embedded_arrays.cache_clear()
 
 
 def test_unknown_domains_bring_the_nearest(data: DigitsLite) -> None:

@@ -70,7 +70,7 @@ def test_mnist_m_has_the_other_scans_before_photos(root: Path) -> None:
     assert not mnist & {scan.tobytes() for scan in framed}
     assert labels.tolist() == of_scans.tolist()
     # Where there is no digit, in the frame's border, the photo shows as it is.
-    arrays = digits._embedded_arrays()
+    arrays = digits.embedded_arrays()
     photos = [arrays[f"photo_{k}"] for k in range(5)]
     used: set[tuple[int, ...]] = set()
     for image in pixels(images)[:5].transpose(0, 2, 3, 1):
@@ -117,7 +117,7 @@ def test_syn_labels_go_with_glyphs_that_are_turned_moved_and_coloured(
         return np.repeat(masks[..., None], 3, axis=3)
 
     monkeypatch.setattr(digits_dg, "colour_glyphs", look)
-    arrays = digits._embedded_arrays()
+    arrays = digits.embedded_arrays()
     known = {
         mask.tobytes(): digit
         for mask, digit in zip(arrays["syn_masks"], arrays["syn_labels"], strict=True)
@@ -152,7 +152,7 @@ def test_too_few_images_and_bad_settings(root: Path, tmp_path: Path) -> None:
         dg.DigitsDG(root, images_per_class=7)
     with pytest.raises(ValueError, match="images_per_class is 0; expected a whole number of at"):
         dg.DigitsDG(root, images_per_class=0)
-    with pytest.raises(ValueError, match=r"seed is 0\.5"):
+    with pytest.raises(TypeError, match=r"seed is 0\.5; expected a whole number"):
         dg.DigitsDG(root, seed=0.5)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"no MNIST in '.*nowhere'.*or download=True"):
         dg.DigitsDG(tmp_path / "nowhere")

@@ -45,7 +45,7 @@ def tensors(data: MultipleDomainDataset, env: str) -> tuple[Tensor, Tensor]:
 
 def scans() -> Counter[bytes]:
     """Every embedded MNIST scan, with its digit."""
-    arrays = digits._embedded_arrays()
+    arrays = digits.embedded_arrays()
     return Counter(
         scan.tobytes() + bytes([digit])
         for domain in ("mnist", "mnist_m")
@@ -148,7 +148,7 @@ def test_every_scan_is_in_one_environment_of_rotated(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("degrees", [0, 15, 30, 45, 60, 75, 90, 180, -20])
 def test_rotation_is_torchvisions_up_to_a_grey_level(degrees: int) -> None:
     noise = np.random.PCG64(0).random_raw(20 * 28 * 28).reshape(20, 28, 28) % 256
-    for images in (digits._embedded_arrays()["mnist_scans"][:20], noise.astype(np.uint8)):
+    for images in (digits.embedded_arrays()["mnist_scans"][:20], noise.astype(np.uint8)):
         pixels = torch.from_numpy(images.copy())[:, None]
         expected = torchvision_rotate(pixels, degrees, InterpolationMode.BILINEAR)[:, 0].numpy()
         difference = np.abs(rotate(images, degrees).astype(int) - expected)
@@ -157,7 +157,7 @@ def test_rotation_is_torchvisions_up_to_a_grey_level(degrees: int) -> None:
 
 
 def test_quarter_turns_are_exact() -> None:
-    images = digits._embedded_arrays()["mnist_scans"][:10]
+    images = digits.embedded_arrays()["mnist_scans"][:10]
     for turns in range(4):
         assert np.array_equal(rotate(images, 90 * turns), np.rot90(images, turns, axes=(1, 2)))
 
@@ -239,9 +239,9 @@ def test_a_missing_file_is_reported_at_once(
     variant: type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(digits, "DATA_FILE", tmp_path / "digits_lite.npz")
-    digits._embedded_arrays.cache_clear()
+    digits.embedded_arrays.cache_clear()
     try:
         with pytest.raises(FileNotFoundError, match="no data file"):
             variant()
     finally:
-        digits._embedded_arrays.cache_clear()
+        digits.embedded_arrays.cache_clear()

@@ -51,6 +51,6 @@ def test_nothing_is_drawn_over_an_existing_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", [{"images_per_class": 0}, {"size": 7}, {"seed": -1}])
 def test_bad_settings(tmp_path: Path, setting: dict[str, int]) -> None:
     (name, value), *_ = setting.items()
-    with pytest.raises(ValueError, match=f"{name} is {value}; expected at least"):
+    with pytest.raises(ValueError, match=f"{name} is {value}; expected a whole number of at least"):
         dg.draw_tiny_pacs(tmp_path, **setting)
     assert not (tmp_path / "PACS").exists()
