@@ -33,7 +33,9 @@ def whole_number(name: str, value: Any, least: int = 0) -> int:
     """
     expected = f"expected a whole number of at least {least}"
     try:
-        number = operator.index(value if not isinstance(value, bool) else None)
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
     except TypeError as error:
         raise TypeError(f"{name} is {value!r}; {expected}") from error
     if number < least:

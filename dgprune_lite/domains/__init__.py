@@ -2,6 +2,7 @@
 
 from dgprune_lite.domains.base import MultipleDomainDataset
 from dgprune_lite.domains.benchmarks import PACS, VLCS, OfficeHome, TerraIncognita
+from dgprune_lite.domains.decoding import unreadable_images
 from dgprune_lite.domains.digits import DigitsLite
 from dgprune_lite.domains.digits_dg import DigitsDG
 from dgprune_lite.domains.folders import MultipleEnvironmentImageFolder
@@ -11,7 +12,6 @@ from dgprune_lite.domains.mnist import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
 from dgprune_lite.domains.tensors import ImageTensors
 from dgprune_lite.domains.tiny_pacs import draw_tiny_pacs
-from dgprune_lite.domains.unreadable import unreadable_images
 
 __all__ = [
     "PACS",

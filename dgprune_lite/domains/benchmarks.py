@@ -1,4 +1,4 @@
-"""The photo benchmarks of the field by DomainBed's names: PACS, VLCS, OfficeHome, TerraIncognita."""
+"""The photo benchmarks of the field, by DomainBed's names: PACS, VLCS, OfficeHome and others."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class OfficeHome(MultipleEnvironmentImageFolder):
         Laptop Marker Monitor Mop Mouse Mug Notebook Oven Pan Paper_Clip Pen Pencil Postit_Notes
         Printer Push_Pin Radio Refrigerator Ruler Scissors Screwdriver Shelf Sink Sneakers Soda
         Speaker Spoon TV Table Telephone ToothBrush Toys Trash_Can Webcam
-        """.split()
+        """.split()  # noqa: SIM905
     )
     ROOT = "office_home"
     WHERE = f"{DOMAINBED} or http://hemanthdv.org/OfficeHome-Dataset/"

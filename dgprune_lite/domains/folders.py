@@ -1,65 +1,59 @@
-"""Data sets of image files: a folder for each domain, in it a folder for each class.
-
-What this file is *not*: a downloader. The data sets of the field are large and their terms are
-their authors'; the errors say where each is to be had and where its files belong.
-"""
+"""Data sets of image files: a folder for each domain, in it a folder for each class."""
 
 from __future__ import annotations
 
 import copy
-import operator
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch.utils.data import Dataset
 
-from dgprune_lite.checks import nearest_name
+from dgprune_lite.checks import nearest_name, whole_number
 from dgprune_lite.domains.base import MultipleDomainDataset
-from dgprune_lite.domains.images import ImageDomain, balanced_places
+from dgprune_lite.domains.decoding import load_rgb, unreadable_images
+from dgprune_lite.domains.images import ImageDomain, balanced_indices
 from dgprune_lite.domains.tensors import ImageTensors
-from dgprune_lite.domains.trees import Files, Layout, find_images, listed
-from dgprune_lite.domains.unreadable import unreadable_images
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 CHECKS = ("quick", "full", "none")
+CLUTTER = ("__MACOSX", "__pycache__", "lost+found")  # and all whose names begin with a point
+SHOWN = 10  # names that an error message lists; more are counted
 
 
 class MultipleEnvironmentImageFolder(MultipleDomainDataset):
-    """Your own images in the layout `root/domain/class/image`, every domain with the same classes.
+    """Your own images in the layout ``root/domain/class/image``, the same classes in every domain.
 
     `PACS`, `VLCS`, `OfficeHome` and `TerraIncognita` are the same with fixed names. Each domain is
-    an `ImageDomain`: images are decoded when asked for, resized to `image_size` and normalised for
-    torchvision's networks. `leave_one_domain_out` augments the training parts as DomainBed does,
-    and nothing else.
+    an ``ImageDomain``: images are decoded when asked for, turned upright, resized to ``image_size``
+    and normalised for torchvision's networks. `leave_one_domain_out` augments the training parts
+    as DomainBed does, and nothing else. What systems and editors leave in folders (hidden files,
+    ``.ipynb_checkpoints``, ``__MACOSX``, ``__pycache__``, ``lost+found``) is passed over.
 
     Attributes:
-        ENVIRONMENTS: names of the domains.
-        FOLDERS: domain name to the name of its folder, which works as a name just as well:
-            `dataset["art_painting"]` is `dataset["A"]`.
-        left_out: unreadable files that the data set leaves out.
+        ENVIRONMENTS: Names of the domains.
+        FOLDERS: Domain name to the name of its folder, which works as a name just as well:
+            ``dataset["art_painting"]`` is ``dataset["A"]``.
+        left_out: Unreadable files that the data set leaves out.
 
     Args:
-        root: the folder that holds the domains, or (as DomainBed's `data_dir`) the one above it.
-        image_size: height and width of the images, in pixels; 224 in DomainBed.
-        limit: at most this many images of each domain, drawn at random and balanced over the
+        root: The folder that holds the domains, or (as DomainBed's ``data_dir``) the one above it.
+        image_size: Height and width of the images, in pixels; 224 in DomainBed.
+        limit: At most this many images of each domain, drawn at random and balanced over the
             classes as far as they last; None for all.
-        seed: seed of that draw. (The seed of `leave_one_domain_out` decides what is held out.)
-        check: how to look for unreadable images: "quick" finds those that are empty or cut short,
-            "full" decodes every image, "none" takes them on trust (see `unreadable_images`).
-        skip_unreadable: leave out unreadable images, with a warning, rather than raise an error.
+        seed: Seed of that draw. (The seed of `leave_one_domain_out` decides what is held out.)
+        check: How to look for unreadable images: "quick" finds those that are empty or cut short,
+            "full" decodes every image, "none" takes them on trust.
+        skip_unreadable: Leave out unreadable images, with a warning, rather than raise an error.
 
     Raises:
-        FileNotFoundError: if the folder, a domain, a class or the images of a class are missing.
-        ValueError: if a domain has a class folder that does not belong there, if images are
-            unreadable (all are named together), or for settings out of range.
-        TypeError: if a size, limit or seed is not a whole number.
+        FileNotFoundError: The folder, a domain, a class or the images of a class are missing.
+        ValueError: A domain has a class folder that does not belong there, images are unreadable
+            (all are named together), or a setting is out of range.
+        TypeError: A size, limit or seed is not a whole number.
 
     Source:
         The class of this name in DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
@@ -93,39 +87,100 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         check: str = "quick",
         skip_unreadable: bool = False,
     ) -> None:
+        name, folder = type(self).__name__, Path(root).expanduser()
         if check not in CHECKS:
             raise ValueError(
                 f"check is {check!r}; expected one of {', '.join(CHECKS)}."
                 + nearest_name(check, CHECKS)
             )
-        place = Path(root).expanduser()
-        if self.ROOT and (place / self.ROOT).is_dir():
-            place = place / self.ROOT
-        name = type(self).__name__
-        layout = Layout(name, self.FOLDERS, self.class_names, self.WHERE)
-        layout, files = find_images(place, layout)
-        self.FOLDERS, self.class_names = layout.folders, layout.class_names
-        bad = set() if check == "none" else unreadable(files, thorough=check == "full")
-        known = {str(place / path) for path in self.KNOWN_DAMAGED}
-        if bad - known and not skip_unreadable:
+        if self.ROOT and (folder / self.ROOT).is_dir():
+            folder = folder / self.ROOT
+        files = self._find_images(folder)
+        paths = [path for found in files.values() for path, _ in found]
+        bad = {} if check == "none" else unreadable_images(paths, thorough=check == "full")
+        known = {str(folder / path) for path in self.KNOWN_DAMAGED}
+        shown = [f"{path} ({why})" for path, why in sorted(bad.items()) if path not in known]
+        if shown and not skip_unreadable:
             raise ValueError(
-                f"{name} has {listed('unreadable image', sorted(bad - known))}. Copy them anew, or "
-                f"leave them out with skip_unreadable=True"
+                f"{name} has {listed('unreadable image', shown)}. Copy them anew, or leave them "
+                f"out with skip_unreadable=True"
             )
-        if bad - known:
-            what = listed("unreadable image", sorted(bad - known))
-            warnings.warn(f"{name} leaves out {what}", stacklevel=2)
-        whole = {
-            env: [pair for pair in found if pair[0] not in bad] for env, found in files.items()
-        }
-        gone = [env for env, found in whole.items() if not found]
+        if shown:
+            warnings.warn(f"{name} leaves out {listed('unreadable image', shown)}", stacklevel=2)
+        domains = {}
+        for env, found in files.items():
+            good = [pair for pair in found if pair[0] not in bad]
+            domains[env] = ImageDomain(env, [p for p, _ in good], [k for _, k in good], load_rgb)
+        gone = [env for env, domain in domains.items() if not len(domain)]
         if gone:
             raise ValueError(f"{name} has no readable image in {listed('domain', gone)}; copy anew")
-        domains = {
-            env: ImageDomain(env, [path for path, _ in found], [k for _, k in found], load_rgb)
-            for env, found in whole.items()
-        }
         self._hold(domains, image_size, limit, seed, left_out=sorted(bad))
+
+    def _find_images(self, root: Path) -> dict[str, list[tuple[str, int]]]:
+        """Return (path, label) of all images by domain; fill in names of domains and classes."""
+        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+        name = type(self).__name__
+
+        def incomplete(problem: str) -> FileNotFoundError:
+            return FileNotFoundError(f"{name}: {problem}. {self._expected_tree(root)}")
+
+        if not root.is_dir():
+            raise incomplete(f"there is no folder {str(root)!r}")
+        present = _folders(root)
+        self.FOLDERS = dict(self.FOLDERS) or {folder: folder for folder in present}
+        missing = [folder for folder in self.FOLDERS.values() if folder not in present]
+        if len(missing) == len(self.FOLDERS):
+            found = ", ".join(present) or "none"
+            raise incomplete(f"{str(root)!r} holds none of its domains (folders found: {found})")
+        partly = "was it copied only in part"
+        if missing:
+            raise incomplete(f"{str(root)!r} lacks {listed('domain', missing)}; {partly}?")
+
+        classes = {folder: _folders(root / folder) for folder in self.FOLDERS.values()}
+        known = self.class_names or tuple(sorted(set().union(*classes.values())))
+        self.class_names = known
+        strange = [f"{folder}/{name}" for folder in classes for name in classes[folder]]
+        strange = [path for path in strange if path.split("/")[1] not in known]
+        if strange:
+            raise ValueError(
+                f"{name} has no such class: {listed('folder', strange)} in {str(root)!r}; "
+                f"expected {', '.join(known)} in every domain, since labels must mean the same "
+                f"everywhere.{nearest_name(strange[0].split('/')[1], known)} Rename or remove it"
+            )
+        wanted = [(folder, name) for folder in classes for name in known]
+        missing = [f"{folder}/{name}" for folder, name in wanted if name not in classes[folder]]
+        if missing or not known:
+            raise incomplete(
+                f"{str(root)!r} lacks {listed('class folder', missing)}; {partly}, or has a class "
+                f"another name in another domain?"
+            )
+
+        def is_image(path: str) -> bool:
+            inner = path[len(str(root)) :].split(os.sep)
+            return path.lower().endswith(IMG_EXTENSIONS) and not any(map(_is_clutter, inner))
+
+        labels = {name: label for label, name in enumerate(known)}
+        files = {
+            env: make_dataset(str(root / folder), labels, None, is_image, allow_empty=True)
+            for env, folder in self.FOLDERS.items()
+        }
+        full = {(self.FOLDERS[env], known[label]) for env in files for _, label in files[env]}
+        empty = ["/".join(pair) for pair in wanted if pair not in full]
+        if empty:
+            raise incomplete(
+                f"{listed('class folder', empty)} in {str(root)!r} without any image (of "
+                f"{', '.join(IMG_EXTENSIONS)}); {partly}?"
+            )
+        return files
+
+    def _expected_tree(self, root: Path) -> str:
+        """The folders that should be there, and where to get them, in several lines."""
+        shown = self.class_names or ("cat", "dog", "...")
+        classes = ", ".join(shown[:7]) + (", ..." if len(shown) > 7 else "")
+        folders = [*self.FOLDERS.values()] or ["photo", "sketch", "..."]
+        tree = "".join(f"\n    {folder}/  holds the folders {classes}" for folder in folders)
+        return f"Expected (images in each class folder)\n  {root}/{tree}\nTo be had: {self.WHERE}"
 
     def _hold(
         self,
@@ -136,10 +191,10 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         left_out: Iterable[str] = (),
     ) -> None:
         """Take over the domains: resized and limited, wherever their images come from."""
-        size, seed = _whole("image_size", image_size, 1), _whole("seed", seed, 0)
+        size, seed = whole_number("image_size", image_size, 1), whole_number("seed", seed)
         held = {env: replace(domain, size=size) for env, domain in domains.items()}
         if limit is not None:
-            limit = _whole("limit", limit, 1)
+            limit = whole_number("limit", limit, 1)
             held = {env: _limited(domain, limit, seed) for env, domain in held.items()}
         super().__init__(held, self.class_names, (3, size, size))
         self.left_out = tuple(left_out)
@@ -155,13 +210,13 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         """Decode all images once and keep them as bytes, so that no step waits for a disk.
 
         Args:
-            device: where the images are kept and augmented: where the network is.
+            device: Where the images are kept and augmented: where the network is.
 
         Returns:
             The same data set, each domain as `ImageTensors`; 0.5 GB for PACS at 128 pixels.
 
         Raises:
-            ValueError: if images cannot be decoded (all of a domain are named).
+            ValueError: Images cannot be decoded (all of a domain are named).
         """
         held = copy.copy(self)
         held._opened = {}
@@ -173,7 +228,7 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         return held
 
     def resolve(self, env: str | int) -> str:
-        """Return the domain name that a name, a folder's name or a position stands for."""
+        """Return the domain name that a name, a folder's name or an index stands for."""
         if not isinstance(env, str) or env in self.FOLDERS:
             return super().resolve(env)
         by_folder = {folder: name for name, folder in self.FOLDERS.items()}
@@ -191,29 +246,28 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         return f"{type(self).__name__}({sizes}; {self.num_classes} classes, images {shape})"
 
 
-def unreadable(files: Files, *, thorough: bool) -> set[str]:
-    """Return the paths among `files` that cannot be decoded (see `unreadable_images`)."""
-    return set(unreadable_images([path for pairs in files.values() for path, _ in pairs], thorough))
+def listed(what: str, names: list[str]) -> str:
+    """Return "the file 'a'" or "2 files 'a', 'b'", the first ten of them by name.
+
+    >>> listed("file", ["a", "b"])
+    "2 files 'a', 'b'"
+    """
+    number = f"the {what}" if len(names) == 1 else f"{len(names)} {what}s"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{number} {', '.join(map(repr, names[:SHOWN]))}{more}"
 
 
-def load_rgb(path: str) -> Image:
-    """Decode an image file to a PIL image in RGB mode."""
-    from torchvision.datasets.folder import pil_loader
+def _folders(path: Path) -> list[str]:
+    return sorted(
+        entry.name for entry in path.iterdir() if entry.is_dir() and not _is_clutter(entry.name)
+    )
 
-    return pil_loader(path)
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name in CLUTTER
 
 
 def _limited(domain: ImageDomain, limit: int, seed: int) -> ImageDomain:
-    places = balanced_places(domain.labels, limit, domain.name, seed)
-    sources = [domain.sources[place] for place in places]
-    return replace(domain, sources=sources, labels=[domain.labels[place] for place in places])
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"{name} is {value!r}; expected a whole number") from error
-    if number < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")
-    return number
+    indices = balanced_indices(domain.labels, limit, domain.name, seed)
+    sources, labels = ([column[i] for i in indices] for column in (domain.sources, domain.labels))
+    return replace(domain, sources=sources, labels=labels)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dgprune_lite.checks import nearest_name, require
+from dgprune_lite.domains.decoding import as_rgb
 from dgprune_lite.domains.images import ImageDomain
 
 if TYPE_CHECKING:
@@ -100,4 +101,4 @@ class _LoadRow:
     repository: str
 
     def __call__(self, row: int) -> Image:
-        return self.table[row]["image"].convert("RGB")
+        return as_rgb(self.table[row]["image"])

@@ -1,30 +1,25 @@
-"""Images of a domain, decoded when they are asked for, prepared and augmented as in DomainBed.
-
-What this file is *not*: it finds no files. `folders.py` and `hub.py` do, and make an `ImageDomain`
-of what they find.
-"""
+"""Images of a domain, decoded when they are asked for, prepared and augmented as in DomainBed."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
+from dgprune_lite.domains.decoding import attempt, in_threads
 from dgprune_lite.domains.splits import domain_permutation
 from dgprune_lite.domains.tensors import MEAN, STD, batch_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-WORKERS = min(16, os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
+JITTERS = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +30,22 @@ class ImageDomain(Dataset):
     normalised with ImageNet's mean and standard deviation; label int.
 
     An augmented domain changes images at random (see `draw_augmentation`). What is drawn depends on
-    the domain's name and on *all* places of a batch, and on nothing else: equal batches are
+    the domain's name and on *all* indices of a batch, and on nothing else: equal batches are
     augmented equally, so training from a seed can be repeated, and an image meets another
     augmentation whenever it comes in other company. (Asked for alone, it always meets the same.)
     The global random state is neither read nor changed.
 
     Attributes:
-        name: the domain, for error messages.
-        sources: where the images are, one entry an image: paths, or rows of a table.
-        labels: class index of each image.
-        load: a function from an entry of `sources` to a PIL image in RGB mode.
-        size: height and width of the images, in pixels.
-        augmented: whether images are augmented, as in training.
+        name: The domain, for error messages.
+        sources: Where the images are, one entry an image: paths, or rows of a table.
+        labels: Class index of each image.
+        load: A function from an entry of ``sources`` to a PIL image in RGB mode.
+        size: Height and width of the images, in pixels.
+        augmented: Whether images are augmented, as in training.
 
     Raises:
-        IndexError: for a place outside the domain.
-        ValueError: on access, if an image of the batch cannot be decoded; it names all that cannot.
+        IndexError: An index lies outside the domain.
+        ValueError: On access, an image of the batch cannot be decoded; names all that cannot.
 
     Example:
         >>> from PIL import Image
@@ -71,46 +66,38 @@ class ImageDomain(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.__getitems__([place])[0]
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
 
-    def __getitems__(self, places: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """Return the samples of a batch; PyTorch's `DataLoader` and `Subset` ask for it, too."""
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Return the samples of a batch; PyTorch's ``DataLoader`` and ``Subset`` ask for it."""
         from torchvision.transforms.v2 import functional as F
 
-        labels = [self.labels[place] for place in places]
-        batch = self.bytes(places).float().div_(255.0)
-        batch = F.normalize(batch, MEAN, STD, inplace=True)
-        return list(zip(batch, labels, strict=True))
+        labels = [self.labels[index] for index in indices]
+        batch = self.bytes(indices).float().div_(255.0)
+        return list(zip(F.normalize(batch, MEAN, STD, inplace=True), labels, strict=True))
 
-    def bytes(self, places: Sequence[int]) -> Tensor:
+    def bytes(self, indices: Sequence[int]) -> Tensor:
         """Return images as they are before they are normalised, uint8 (n, 3, size, size)."""
         from torchvision.transforms.v2 import functional as F
 
-        images = self._decode([self.sources[place] for place in places])
+        images = self._decode([self.sources[index] for index in indices])
         if self.augmented:
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(batch_seed(self.name, places))
+                torch.default_generator.manual_seed(batch_seed(self.name, indices))
                 changes = [draw_augmentation(image, self.size) for image in images]
         else:
             changes = [partial(F.resize, size=[self.size, self.size])] * len(images)
-        # Pillow in threads, PyTorch on the batch as a whole: each to where it is fast.
-        pixels = _in_threads(lambda change, image: F.pil_to_tensor(change(image)), changes, images)
+        pixels = in_threads(lambda change, image: F.pil_to_tensor(change(image)), changes, images)
         return torch.stack(pixels)
 
     def _decode(self, sources: Sequence[Any]) -> list[Image]:
-        def attempt(source: Any) -> Image | Exception:
-            try:
-                return self.load(source)
-            except Exception as error:  # Pillow raises half a dozen kinds for damaged files
-                return error
-
-        images, failures = [], []
-        for source, found in zip(sources, _in_threads(attempt, sources), strict=True):
-            if isinstance(found, Exception):
-                failures.append(f"{source} ({found})")
-            else:
-                images.append(found)
+        images = in_threads(partial(attempt, self.load), sources)
+        failures = [
+            f"{source} ({found})"
+            for source, found in zip(sources, images, strict=True)
+            if isinstance(found, Exception)
+        ]
         if failures:
             raise ValueError(
                 f"{len(failures)} of {len(sources)} images of domain {self.name!r} cannot be "
@@ -129,15 +116,15 @@ def draw_augmentation(image: Image, size: int) -> Callable[[Image], Image]:
     turn) in random order; grey in one case of ten. Drawn with PyTorch's global generator.
 
     Args:
-        image: decides between which sizes the crop is drawn; left alone.
-        size: height and width of the result in pixels.
+        image: Decides between which sizes the crop is drawn; left alone.
+        size: Height and width of the result in pixels.
 
     Returns:
         A function from a PIL image of that size to one of (size, size), without any randomness.
 
     Source:
         DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization", ICLR 2021),
-        appendix on data augmentation; drawn by `torchvision.transforms.v2`.
+        appendix on data augmentation; drawn by ``torchvision.transforms.v2``.
 
     Example:
         >>> from PIL import Image
@@ -146,71 +133,34 @@ def draw_augmentation(image: Image, size: int) -> Callable[[Image], Image]:
         (8, 8)
     """
     from torchvision.transforms import v2
+    from torchvision.transforms.v2 import functional as F
 
     box = v2.RandomResizedCrop.get_params(image, scale=[0.7, 1.0], ratio=[3 / 4, 4 / 3])
     factors = [0.7, 1.3]
-    order, *jitter = v2.ColorJitter.get_params(factors, factors, factors, [-0.3, 0.3])
+    order, *amounts = v2.ColorJitter.get_params(factors, factors, factors, [-0.3, 0.3])
     flipped, grey = (torch.rand(2) < torch.tensor([0.5, 0.1])).tolist()
-    jitters = list(zip(JITTERS, jitter, strict=True))
-    return partial(
-        _augment,
-        box=box,
-        size=size,
-        flipped=flipped,
-        jitters=[jitters[place] for place in order.tolist()],
-        grey=grey,
-    )
+
+    def augment(image: Image) -> Image:
+        image = F.resized_crop(image, *box, size=[size, size])
+        if flipped:
+            image = F.horizontal_flip(image)
+        for jitter in order.tolist():
+            image = getattr(F, JITTERS[jitter])(image, amounts[jitter])
+        return F.rgb_to_grayscale(image, num_output_channels=3) if grey else image
+
+    return augment
 
 
-JITTERS = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue")
+def balanced_indices(labels: Sequence[int], limit: int, name: str, seed: int) -> list[int]:
+    """Draw at most ``limit`` images of a domain, equally many of every class as far as they last.
 
-
-def _augment(
-    image: Image,
-    box: tuple[int, int, int, int],
-    size: int,
-    flipped: bool,
-    jitters: Iterable[tuple[str, float]],
-    grey: bool,
-) -> Image:
-    from torchvision.transforms.v2 import functional as F
-
-    image = F.resized_crop(image, *box, size=[size, size])
-    if flipped:
-        image = F.horizontal_flip(image)
-    for name, amount in jitters:
-        image = getattr(F, name)(image, amount)
-    return F.rgb_to_grayscale(image, num_output_channels=3) if grey else image
-
-
-def balanced_places(labels: Sequence[int], limit: int, name: str, seed: int) -> list[int]:
-    """Draw at most `limit` images, equally many of every class as far as the classes last.
-
-    Args:
-        labels: class index of every image of a domain.
-        limit: how many images are wanted, at least 1.
-        name: the domain; another one draws otherwise.
-        seed: seed of the draw.
-
-    Returns:
-        The places drawn, in ascending order.
-
-    Example:
-        >>> balanced_places([0, 0, 0, 0, 0, 1], limit=4, name="photo", seed=0)[-1]
-        5
+    >>> balanced_indices([0, 0, 0, 0, 0, 1], limit=4, name="photo", seed=0)[-1]
+    5
     """
     drawn: Counter[int] = Counter()
     ranked = []
-    for place in domain_permutation(f"{name}/limit", len(labels), seed).tolist():
-        ranked.append((drawn[labels[place]], labels[place], place))
-        drawn[labels[place]] += 1
+    for index in domain_permutation(f"{name}/limit", len(labels), seed).tolist():
+        ranked.append((drawn[labels[index]], labels[index], index))
+        drawn[labels[index]] += 1
     # First one image of every class, then a second one of every class, and so on.
-    return sorted(place for _, _, place in sorted(ranked)[:limit])
-
-
-def _in_threads(function: Callable, *columns: Sequence[Any]) -> list:
-    # A `DataLoader` with workers has as many processes as its caller wants to be busy.
-    if len(columns[0]) <= 1 or WORKERS == 1 or get_worker_info() is not None:
-        return list(map(function, *columns))
-    with ThreadPoolExecutor(min(WORKERS, len(columns[0]))) as pool:
-        return list(pool.map(function, *columns))
+    return sorted(index for *_, index in sorted(ranked)[:limit])

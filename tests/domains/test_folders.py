@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -70,9 +71,54 @@ def test_folder_names_are_names_of_domains(drawn: Path) -> None:
 
 def test_what_does_not_belong_to_the_data_set_is_passed_over(root: Path) -> None:
     (root / "splits").mkdir()
-    (root / "photo" / ".cache").mkdir()
     (root / "photo" / "dog" / "list.txt").write_text("no image")
     assert repr(dg.PACS(root, **SETTINGS)).startswith("PACS(A 21, C 21, P 21, S 21;")
+
+
+CLUTTER = [".DS_Store", ".cache", ".ipynb_checkpoints", "__MACOSX", "lost+found", "__pycache__"]
+
+
+@pytest.mark.parametrize("name", CLUTTER)
+@pytest.mark.parametrize("where", [".", "photo", "photo/dog", "photo/dog/more"])
+def test_what_systems_and_editors_leave_behind_is_passed_over(
+    name: str, where: str, root: Path
+) -> None:
+    before = MultipleEnvironmentImageFolder(root, **SETTINGS)
+    whole = root / "photo" / "dog" / "pic_001.jpg"
+    (root / where / name).mkdir(parents=True)
+    shutil.copy(whole, root / where / name / "pic_001-checkpoint.jpg")
+    whole.with_name("._pic_001.jpg").write_bytes(b"what macOS keeps beside a file on other disks")
+    after = MultipleEnvironmentImageFolder(root, **SETTINGS)
+    assert repr(after) == repr(before)
+    assert after.class_names == before.class_names
+    assert domain(after, "photo").sources == domain(before, "photo").sources
+    (root / "photo" / "dog" / "deeper").mkdir()  # while a folder of any other name is looked into
+    shutil.copy(whole, root / "photo" / "dog" / "deeper")
+    assert len(domain(MultipleEnvironmentImageFolder(root, **SETTINGS), "photo")) == 22
+
+
+def test_sixteen_bits_and_sideways_photos_come_out_as_viewers_show_them(root: Path) -> None:
+    folder = root / "photo" / "dog"
+    for path in folder.iterdir():
+        path.unlink()
+    ramp = np.tile(np.linspace(0, 65535, 16).astype(np.uint16), (16, 1))
+    Image.fromarray(ramp).save(folder / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    Image.fromarray((ramp // 257).astype(np.uint8)).save(folder / "b.png", exif=exif)
+    images, _ = fetch(dg.PACS(root, **SETTINGS)["P"], [0, 1])
+    straight, turned = (images[:, 0] * 0.229 + 0.485) * 255
+    torch.testing.assert_close(straight, torch.arange(0.0, 256.0, 17).expand(16, 16))
+    torch.testing.assert_close(turned, straight.T)
+
+
+def test_images_without_a_range_are_named_with_the_reason(root: Path) -> None:
+    Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(root / "photo" / "dog" / "a.tiff")
+    with pytest.raises(ValueError, match=r"dog.a\.tiff \(its values are floats .*16 bits\)"):
+        dg.PACS(root, **SETTINGS)
+    data = dg.PACS(root, **SETTINGS, check="none")
+    with pytest.raises(ValueError, match=r"dog.a\.tiff \(its values are floats"):
+        data["P"][0]
 
 
 def test_own_folders_name_their_own_domains_and_classes(root: Path) -> None:
@@ -256,7 +302,7 @@ def test_the_known_bad_sketch_is_no_reason_to_stop(root: Path) -> None:
         data = dg.PACS(root, **SETTINGS)
     assert (len(domain(data, "S")), data.left_out) == (21, (str(known),))
     cut(root / "photo" / "dog" / "pic_001.jpg")  # only the others are a reason
-    with pytest.raises(ValueError, match=r"has the unreadable image '.*pic_001\.jpg'"):
+    with pytest.raises(ValueError, match=r"has the unreadable image '.*pic_001\.jpg \("):
         dg.PACS(root, **SETTINGS)
 
 
