@@ -45,3 +45,24 @@ def test_one_changed_line_changes_the_outcome():
     changed.loc[line, "accuracy_unseen"] -= 0.01
     after = claims.claims_table(changed)
     assert after.loc[3, "effect"] == pytest.approx(before.loc[3, "effect"] - 1 / 20)
+
+
+def test_the_third_claim_asks_for_more_than_the_gain_in_domain():
+    frame = study()
+    before = claims.claims_table(frame).iloc[2]
+    assert before["verdict"] == "supported"
+    # The same gain in-domain explains it all.
+    ours = frame["criterion"] == "risk_variance"
+    frame.loc[~ours & (frame["criterion"] != "none"), "accuracy_in_domain_before"] -= 0.06
+    after = claims.claims_table(frame).iloc[2]
+    assert after["effect"] == pytest.approx(before["effect"] - 6)
+    assert after["verdict"] != "supported"
+
+
+def test_one_test_domain_does_not_carry_a_verdict():
+    frame = study(ours_unseen=0.05)
+    lucky = (frame["criterion"] == "risk_variance") & (frame["test_env"] == "mnist")
+    frame.loc[lucky, "accuracy_unseen_before"] += 0.14
+    row = claims.claims_table(frame).iloc[2]
+    assert row["low"] > 0 > row["domain_low"]
+    assert row["verdict"] == "partly"
