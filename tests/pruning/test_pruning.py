@@ -217,3 +217,23 @@ def test_a_network_without_parameters_takes_an_example():
     example = torch.rand(1, 3, 28, 28)
     _, plan = dg.prune(model, domains(images=4), "l1", example_inputs=example)
     assert plan.widths == {}
+
+
+class Unseen(torch.utils.data.Dataset):
+    """A domain that must not be looked at."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, place):
+        raise AssertionError("the unseen domain was read")
+
+
+def test_prune_scores_a_split_on_its_held_out_parts_and_not_on_the_target():
+    model, images = network("plain_cnn")
+    parts = domains()
+    train = {name: Unseen() for name in parts}
+    split = dg.Split("unseen", 0, train, parts, Unseen(), 10, tuple(images.shape[1:]))
+    _, plan = dg.prune(model, split, "fisher", 0.5)
+    _, expected = dg.prune(model, parts, "fisher", 0.5)
+    assert plan.removed == expected.removed
