@@ -10,6 +10,7 @@ What this file is *not*: the rules (``channel_rules``) or what is read off the i
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, defaultdict
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from dgprune_lite.channels.copying import copy_network
 from dgprune_lite.channels.ids import Propagation, Value, values_of
 from dgprune_lite.channels.quick_shapes import quick_result
 from dgprune_lite.channels.rules import apply_rule
@@ -84,7 +84,7 @@ def bare_copy(model: nn.Module, meta: bool) -> nn.Module:
                 memo[id(tensor)] = _stand_in(tensor, meta)
         memo |= {id(attributes[name]): OrderedDict() for name in hooks if attributes.get(name)}
     try:
-        return copy_network(model, memo)
+        return copy.deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
 

@@ -5,6 +5,7 @@ What goes is decided in ``pruning.py``; here it is done, on a copy or in place.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from dgprune_lite.channels.copying import copy_network
 from dgprune_lite.channels.graph import filters_first, misfit
 
 
@@ -45,11 +46,30 @@ def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
     for name, cut in cuts.items():
         memo.update((id(whole), part) for whole, part in _smaller(modules[name], cut))
-    small = copy_network(model, memo)
+    small = copied(model, memo)
     modules = dict(small.named_modules())
     for name, cut in cuts.items():
         _set_sizes(modules[name], cut)
     return small
+
+
+def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy, with ``memo[id(tensor)]`` in place of a tensor; activations come detached."""
+    try:
+        with _Detaching():
+            return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
+
+
+class _Detaching(TorchFunctionMode):
+    """Lets ``deepcopy`` copy the values of a tensor that autograd made, which it refuses alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
 
 
 def shrink(module: nn.Module, cut: Cut) -> None:
