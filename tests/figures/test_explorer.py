@@ -92,6 +92,25 @@ def test_one_criterion_is_a_slider_alone(draw):
     assert draw.calls == [(0.0,)]
 
 
+OWN_RATIOS = {"l1": RATIOS, "fisher": [0.1, 0.4]}
+
+
+def test_each_choice_can_have_ratios_of_its_own(draw):
+    explorer = PruneExplorer(draw, OWN_RATIOS, CRITERIA, start=0.3, choice="Data set")
+    assert explorer.criterion.description == "Data set"
+    explorer.criterion.value = "fisher"
+    assert [value for _, value in explorer.ratio.options] == [0.1, 0.4]
+    assert explorer.ratio.value == 0.4, "the nearest that there is"
+    assert set(draw.calls) <= {(0.3, "l1"), (0.1, "fisher"), (0.4, "fisher")}
+    page = Page(explorer.to_html())
+    (root, *_) = page.all("div")
+    assert root["data-rows"] == "0 0.3 0.6,0.1 0.4"
+    assert len(root["data-frames"].split()) == 5
+    assert set(draw.calls) == {(r, c) for c, ratios in OWN_RATIOS.items() for r in ratios}
+    with pytest.raises(ValueError, match=r"no ratios for 'fisher', only for \['l1'\]"):
+        PruneExplorer(draw, {"l1": RATIOS}, CRITERIA)
+
+
 def test_the_live_view_says_what_the_figure_shows(draw):
     explorer = PruneExplorer(draw, RATIOS, describe=describe)
     said = "The state is (0.0,); it has &lt;angles&gt; &amp; more."

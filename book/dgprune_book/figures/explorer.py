@@ -50,17 +50,19 @@ class PruneExplorer(widgets.VBox):
     Args:
         draw: makes the figure: `draw(ratio)`, or `draw(ratio, criterion)` if there are criteria.
             Let it read numbers computed before: a build calls it for all states.
-        ratios: the values the slider can take, each in [0, 1), in order.
+        ratios: the values the slider can take, each in [0, 1), in order; or a mapping from every
+            criterion to its own, where they differ.
         criteria: what to choose from, or a mapping from each to the name that readers see. None:
             there is nothing to choose but the ratio.
         start: the ratio shown first; the first of `ratios` if None. The first criterion is shown.
         describe: a sentence or two on the figure, called like `draw`. They stand below the figure,
             are read aloud at a move, and are the figure's alternative text.
         label: the slider's label.
+        choice: the label of what is chosen from `criteria`, such as "Unseen domain".
 
     Raises:
-        ValueError: no ratio, a ratio that is twice there or outside [0, 1), no criterion, or a
-            `start` that is not one of `ratios`.
+        ValueError: no ratio, a ratio that is twice there or outside [0, 1), no criterion, one
+            without ratios, or a `start` that is not one of the (first) `ratios`.
         TypeError: `criteria` is one string, or `draw` returns something else than a figure.
 
     Source: the book, chapters 3, 4 and 6.
@@ -77,24 +79,26 @@ class PruneExplorer(widgets.VBox):
     def __init__(
         self,
         draw: Callable[..., Figure],
-        ratios: Sequence[float],
+        ratios: Sequence[float] | Mapping[str, Sequence[float]],
         criteria: Sequence[str] | Mapping[str, str] | None = None,
         *,
         start: float | None = None,
         describe: Callable[..., str] | None = None,
         label: str = "Pruning ratio",
+        choice: str = "Criterion",
     ) -> None:
-        self._ratios = _checked_ratios(ratios)
         self._criteria = _checked_criteria(criteria)
-        start = self._ratios[0] if start is None else start
-        if start not in self._ratios:
-            raise ValueError(f"start={start!r} is not among the ratios {self._ratios}: give one")
+        self._ratios = _ratios_of_rows(ratios, self._criteria)
+        first = self._ratios[0]
+        start = first[0] if start is None else start
+        if start not in first:
+            raise ValueError(f"start={start!r} is not among the ratios {first}: give one")
         self._draw, self._describe = draw, describe
         self._frames: dict[tuple[Any, ...], tuple[str, str]] = {}
         self._prefix = f"dg{next(_serial)}-"
 
         self.ratio = widgets.SelectionSlider(
-            options=[(f"{ratio:g}", ratio) for ratio in self._ratios],
+            options=_options(first),
             value=start,
             description=label,
             continuous_update=False,
@@ -105,22 +109,31 @@ class PruneExplorer(widgets.VBox):
         if self._criteria:
             self.criterion = widgets.Dropdown(
                 options=[(shown, name) for name, shown in self._criteria.items()],
-                description="Criterion",
+                description=choice,
                 style={"description_width": "initial"},
             )
             controls.insert(0, self.criterion)
+            self.criterion.observe(self._offer_ratios, names="value")
         self.view = widgets.HTML()
         super().__init__([*controls, self.view])
         for control in controls:
             control.observe(self._show, names="value")
-        self._start = self._states()[self.ratio.index]
+        self._start = self._states()[first.index(start)]
         self._show()
 
     def _states(self) -> list[tuple[Any, ...]]:
         """The arguments of `draw` for every state, criterion by criterion."""
         if not self._criteria:
-            return [(ratio,) for ratio in self._ratios]
-        return [(ratio, criterion) for criterion in self._criteria for ratio in self._ratios]
+            return [(ratio,) for ratio in self._ratios[0]]
+        rows = zip(self._criteria, self._ratios, strict=True)
+        return [(ratio, criterion) for criterion, ratios in rows for ratio in ratios]
+
+    def _offer_ratios(self, change: Any) -> None:
+        """Give the slider the ratios of the criterion that was chosen, and keep to the nearest."""
+        ratios, old = self._ratios[list(self._criteria).index(change["new"])], self.ratio.value
+        if tuple(_options(ratios)) != tuple(self.ratio.options):
+            self.ratio.options = _options(ratios)
+            self.ratio.value = min(ratios, key=lambda ratio: abs(ratio - old))
 
     def _frame(self, state: tuple[Any, ...]) -> tuple[str, str]:
         """The figure as SVG, and its description; drawn once a state."""
@@ -155,13 +168,16 @@ class PruneExplorer(widgets.VBox):
             numbers.setdefault(self._frame(state)[0], len(numbers)) for state in self._states()
         ]
         figure, *others = numbers
-        labels = [label for label, _ in self.ratio.options]
-        start = self._ratios.index(self._start[0])
+        rows = [" ".join(f"{ratio:g}" for ratio in ratios) for ratios in self._ratios]
+        labels = rows[0].split()
+        start = self._ratios[0].index(self._start[0])
+        choice = self.criterion.description if self._criteria else ""
         return _PAGE.substitute(
             frame_numbers=" ".join(map(str, states)),
-            criterion_control=_select(list(self._criteria.values())),
+            rows=",".join(rows),
+            criterion_control=_select(choice, list(self._criteria.values())),
             label=html.escape(self.ratio.description),
-            labels=" ".join(labels),
+            labels=rows[0],
             last=len(labels) - 1,
             start=start,
             value=labels[start],
@@ -175,6 +191,22 @@ class PruneExplorer(widgets.VBox):
         if os.environ.get(STATIC):
             bundle["text/html"] = self.to_html()
         return bundle
+
+
+def _options(ratios: Sequence[float]) -> list[tuple[str, float]]:
+    return [(f"{ratio:g}", ratio) for ratio in ratios]
+
+
+def _ratios_of_rows(
+    ratios: Sequence[float] | Mapping[str, Sequence[float]], criteria: Mapping[str, str]
+) -> list[list[float]]:
+    """The slider's ratios for every criterion, in their order; one list if there are none."""
+    if not isinstance(ratios, Mapping):
+        checked = _checked_ratios(ratios)
+        return [checked] * max(1, len(criteria))
+    if missing := [name for name in criteria if name not in ratios]:
+        raise ValueError(f"no ratios for {missing[0]!r}, only for {list(ratios)}")
+    return [_checked_ratios(ratios[name]) for name in criteria]
 
 
 def _checked_ratios(ratios: Sequence[float]) -> list[float]:
@@ -200,11 +232,11 @@ def _checked_criteria(criteria: Sequence[str] | Mapping[str, str] | None) -> dic
     return dict(criteria if isinstance(criteria, Mapping) else zip(criteria, criteria, strict=True))
 
 
-def _select(labels: list[str]) -> str:
+def _select(title: str, labels: list[str]) -> str:
     if not labels:
         return ""
     options = "".join(f"<option>{html.escape(label)}</option>" for label in labels)
-    return f'<label>Criterion <select autocomplete="off">{options}</select></label>'
+    return f'<label>{html.escape(title)} <select autocomplete="off">{options}</select></label>'
 
 
 def _svg(figure: Figure, text: str, prefix: str) -> str:

@@ -23,12 +23,13 @@ UNSEEN = "#D55E00"  # vermillion
 NEUTRAL = "#595959"  # reference lines, the unpruned network
 
 ROLE_COLORS = {"in-domain": IN_DOMAIN, "unseen": UNSEEN}
+ROLE_MARKERS = {"in-domain": "o", "unseen": "s"}
 
 # (colour, marker, line style): three signals each, so that no reader depends on the colour alone.
 # Baselines are dashed; the criteria of the risk-variance family are solid, its variants (named as
 # the study names them) nearly so.
 _CRITERIA: dict[str, tuple[str, str, Any]] = {
-    "random": ("#7F7F7F", "x", ":"),
+    "random": ("#707070", "x", ":"),
     "l1": ("#117733", "s", "--"),
     "l2": ("#44AA99", "D", "--"),
     "bn_scale": ("#8C6D1F", "^", "--"),
@@ -36,8 +37,8 @@ _CRITERIA: dict[str, tuple[str, str, Any]] = {
     "taylor": ("#6699CC", "P", "--"),
     "fisher": ("#332288", "X", "--"),
     "risk_variance": ("#882255", "o", "-"),
-    "risk_variance mean=1": ("#882255", "d", "-."),
-    "risk_variance order=second": ("#882255", "*", (0, (5, 1))),
+    "risk_variance mean=1": ("#000000", "d", "-."),
+    "risk_variance order=second": ("#CC79A7", "*", (0, (5, 1))),
     "risk_gradient": ("#AA4499", "h", "-"),
     "worst_domain": ("#CC6677", "p", "-"),
 }
@@ -45,7 +46,9 @@ _LABELS = {
     **{name: name.title() for name in ("l1", "l2", "taylor", "fisher")},
     "bn_scale": "BN scale",
     "fpgm": "FPGM",
-    "risk_variance mean=1": "mean and variance",
+    "risk_variance mean=1": "mean and spread",
+    "fisher on val": "Fisher, held-out images",
+    "taylor on val": "Taylor, held-out images",
     "risk_variance order=second": "second order",
 }
 CRITERION_COLORS = {name: style[0] for name, style in _CRITERIA.items()}

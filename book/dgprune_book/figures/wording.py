@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dgprune_book.study.analysis import PAIR, bootstrap_interval
+from dgprune_book.study.intervals import Estimate
 
 _WITH_ERROR = re.compile(r"[\d.]+ (± [\d.]+|\(-?[\d.]+ to -?[\d.]+\))")
 
@@ -99,3 +100,28 @@ def plus_minus(mean: float, error: float) -> str:
     ('3.1 ± 0.5', '3.1')
     """
     return f"{mean:z.1f}" if np.isnan(error) else f"{mean:z.1f} ± {error:.1f}"
+
+
+_DOMAINS = {"P": "photo", "A": "art painting", "C": "cartoon", "S": "sketch"}
+
+
+def domain_name(name: str) -> str:
+    """A domain as a reader knows it: PACS has letters.
+
+    >>> domain_name("C"), domain_name("mnist_m")
+    ('cartoon', 'mnist_m')
+    """
+    return _DOMAINS.get(name, name)
+
+
+def with_both(found: Estimate) -> str:
+    """A mean in points, with its intervals over networks and over domains.
+
+    >>> with_both(Estimate(1.0, (0.5, 1.5), (-0.2, 2.2), 20))
+    '1.0 points (95 % intervals: over networks 0.5 to 1.5, over domains -0.2 to 2.2)'
+    """
+    (low, high), (least, most) = found.networks, found.domains
+    return (
+        f"{found.mean:z.1f} points (95 % intervals: over networks {low:z.1f} to {high:z.1f}, "
+        f"over domains {least:z.1f} to {most:z.1f})"
+    )

@@ -1,0 +1,182 @@
+"""The book's answer, from the results that are there: what pruning costs, and what to use.
+
+PACS comes first as soon as its results lie beside those of the digits; the pages that ask here need
+no edit then. Nothing is chosen by the unseen domain: the advice follows from losses on the sources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from dgprune_book.study import analysis
+from dgprune_book.study.intervals import Estimate, estimate
+from dgprune_book.study.results import read_results
+
+SCORE, BOTH, SIGNED = "risk_variance", "risk_variance mean=1", "risk_objective"
+CURVES = (SCORE, BOTH, "fisher", "bn_scale", "l1", "random")
+"""The methods that the slider shows."""
+
+# What one has, and the methods that it makes possible, in the order in which they ask for more.
+SITUATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("the weights alone", ("l1", "bn_scale", "fpgm")),
+    ("training images", ("taylor", "fisher")),
+    ("held-out images", ("taylor on val", "fisher on val")),
+    ("held-out images of several domains", (SCORE, BOTH, "worst_domain")),
+)
+# File, title, the ratio that sentences are about (set with the grid), files with further methods on
+# the same networks. Of those whose titles begin alike, the first one that is there is read.
+_FILES = (
+    ("pacs", "PACS", 0.4, ()),
+    ("pacs64", "PACS at 64 pixels", 0.4, ()),
+    ("book", "digits", 0.5, ("variants",)),
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was measured on one data set.
+
+    Attributes:
+        name: "PACS" or "digits", as the text calls it.
+        title: The same with the size of the images, where there are several.
+        ratio: The pruning ratio that sentences are about.
+        lost: From :func:`~dgprune_book.study.analysis.losses`.
+        more: Further methods on the same networks, with those of ``lost``.
+    """
+
+    name: str
+    title: str
+    ratio: float
+    lost: pd.DataFrame
+    more: pd.DataFrame
+
+    @property
+    def standard(self) -> list[str]:
+        """The standard criteria that were measured."""
+        return [name for name in analysis.BASELINES if name in set(self.lost["method"])]
+
+    def by_network(self, value: str, ratio: float | None = None) -> pd.DataFrame:
+        """A row a network, a column a method: a loss at a ratio, :attr:`ratio` if None."""
+        return analysis.table_of_pairs(self.more, self.ratio if ratio is None else ratio, value)
+
+    def losses_at(self, ratio: float | None = None) -> pd.DataFrame:
+        """In-domain, unseen and extra loss of every network, mean of the standard criteria."""
+        inside, unseen = (
+            self.by_network(value, ratio)[self.standard].mean(axis=1)
+            for value in ("loss_in_domain", "loss_unseen")
+        )
+        return pd.DataFrame({"in_domain": inside, "unseen": unseen, "extra": unseen - inside})
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to use in one situation.
+
+    Attributes:
+        have: What one has.
+        method: The criterion to use.
+        in_domain: Points that it saves on the source domains against random pruning.
+        unseen: The same on the unseen domain.
+    """
+
+    have: str
+    method: str
+    in_domain: Estimate
+    unseen: Estimate
+
+
+def all_results(folder: str | Path = "results") -> list[Results]:
+    """The results that the book's answer rests on, the most telling first.
+
+    Args:
+        folder: Where the files lie.
+
+    Returns:
+        PACS if a file of it is there (at 128 pixels rather than at 64), then the digits.
+    """
+    found: dict[str, Results] = {}
+    for file, title, ratio, further in _FILES:
+        path, name = Path(folder, f"{file}.jsonl"), title.split()[0]
+        if name in found or not path.is_file():
+            continue
+        lost = _losses(path)
+        beside = [Path(folder, f"{each}.jsonl") for each in further]
+        more = [_losses(each) for each in beside if each.is_file()]
+        found[name] = Results(name, title, ratio, lost, _same_networks(lost, more))
+    return list(found.values())
+
+
+def _losses(path: Path) -> pd.DataFrame:
+    """Losses of complete seeds, one shot and with the same share of every layer."""
+    lost = analysis.losses(analysis.balanced(read_results(path)[0]))
+    lost["method"] = lost["method"].str.replace(" images=400", "")  # PACS: as many as are held out
+    lost = lost[(lost["schedule"] == "one-shot") & (lost["scope"] == "uniform")]
+    return lost[lost["finetune_steps"] == lost["finetune_steps"].mode()[0]].reset_index(drop=True)
+
+
+def _same_networks(lost: pd.DataFrame, more: list[pd.DataFrame]) -> pd.DataFrame:
+    """``lost`` with the further methods that were measured on all its networks."""
+    keys = list(analysis.PAIR)
+    networks = len(lost[keys].drop_duplicates())
+    for each in more:
+        fits = each.merge(lost[keys].drop_duplicates(), on=keys)
+        sizes = fits.groupby("method")[keys[0]].size() >= networks
+        new = [name for name in sizes.index[sizes] if name not in set(lost["method"])]
+        lost = pd.concat([lost, fits[fits["method"].isin(new)]], ignore_index=True)
+    return lost
+
+
+def advice(results: Results) -> list[Advice]:
+    """Which criterion to use, by what one has.
+
+    The rule: begin with random pruning. Of the criteria that what one has makes possible, take the
+    one with the smallest mean loss on the *source* domains; it replaces what one would use without
+    it if it loses less there with both intervals, over networks and over domains, above 0.
+
+    Args:
+        results: Of :func:`all_results`.
+
+    Returns:
+        One for each of ``SITUATIONS`` of which something was measured, with the points saved
+        against random pruning.
+    """
+    inside, unseen = results.by_network("loss_in_domain"), results.by_network("loss_unseen")
+    using, found = "random", []
+    for have, methods in SITUATIONS:
+        measured = [name for name in methods if name in inside]
+        if not measured:
+            continue
+        best = str(inside[measured].mean().idxmin())
+        gain = estimate((inside[using] - inside[best]).dropna())
+        if gain.sure and gain.mean > 0:
+            using = best
+        saved = [estimate((table["random"] - table[using]).dropna()) for table in (inside, unseen)]
+        found.append(Advice(have, using, *saved))
+    return found
+
+
+def saved_with_a_misleading_cue(folder: str | Path = "results") -> tuple[Estimate, Estimate] | None:
+    """Points that the signed score saves against random pruning where a cue misleads, or None.
+
+    Args:
+        folder: Where "cue.jsonl" lies: ColoredMNIST, a tenth of the filters removed, the largest
+            weight of the variance that was tried.
+
+    Returns:
+        In-domain (negative: it costs) and unseen; None if there are no such results.
+    """
+    path = Path(folder, "cue.jsonl")
+    if not path.is_file():
+        return None
+    lost = analysis.losses(analysis.balanced(read_results(path)[0]))
+    inside, unseen = (
+        analysis.table_of_pairs(lost, 0.1, value) for value in ("loss_in_domain", "loss_unseen")
+    )
+    signed = f"{SIGNED} order=exact variance=100"
+    return (
+        estimate(inside["random"] - inside[signed]),
+        estimate(unseen["random"] - unseen[signed]),
+    )

@@ -1,0 +1,170 @@
+"""The book's answer: two intervals, which results it rests on, and the rule behind its advice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from dgprune_book.figures.loss_explorer import describe_losses, loss_explorer, loss_figure
+from dgprune_book.figures.plots import plt
+from dgprune_book.study.analysis import BASELINES
+from dgprune_book.study.answer import CURVES, SITUATIONS, advice, all_results
+from dgprune_book.study.intervals import estimate
+from dgprune_book.study.results import read_rows, write_results
+from made_results import ENVS, row
+from scipy import stats
+
+RESULTS = Path(__file__).parents[2] / "book/results"
+# What each method loses on the source domains and on the unseen one, in hundredths.
+LOSSES = {
+    "random": (9, 12), "l1": (7, 11), "bn_scale": (6, 10), "fpgm": (8, 9), "taylor": (7, 9),
+    "fisher": (3, 7), "risk_variance": (4, 2),
+}  # fmt: skip
+
+
+def write(folder, name, losses=None, noise=0.0, dataset="DigitsLite"):
+    """A file of results in which every method loses what LOSSES says, but for noise."""
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(3):
+        for env in ENVS:
+            rows.append(row("none", env, seed, 0.95, 0.80, 0.80, dataset=dataset))
+            for method, (inside, unseen) in (losses or LOSSES).items():
+                a, b = rng.normal(0, noise, 2)
+                shown = (0.95 - inside / 100 + a, 0.80 - unseen / 100 + b, 0.5)
+                for ratio in (0.4, 0.5):
+                    more = {"ratio": ratio, "dataset": dataset}
+                    rows.append(row(method, env, seed, *shown, **more))
+    write_results(folder / f"{name}.jsonl", rows, {"command": "made up"})
+
+
+def by_domain(**values):
+    index = [(env, seed) for env in values for seed in range(len(values[env]))]
+    names = pd.MultiIndex.from_tuples(index, names=["test_env", "seed"])
+    return pd.Series(np.concatenate(list(values.values())), names)
+
+
+def test_interval_over_domains_is_students_over_their_means():
+    values = by_domain(a=[1.0, 2.0], b=[2.0, 4.0], c=[7.0, 9.0])
+    found = estimate(values)
+    means = [1.5, 3.0, 8.0]
+    expected = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
+    np.testing.assert_allclose(found.domains, expected)
+    assert found.mean == pytest.approx(np.mean(means))
+    assert found.networks[0] > found.domains[0]
+
+
+def test_one_domain_is_never_sure_however_many_networks():
+    found = estimate(by_domain(a=np.full(50, 3.0)))
+    assert found.networks == (3.0, 3.0)
+    assert not found.sure
+
+
+def test_many_seeds_do_not_make_sure_of_domains_that_disagree():
+    apart = estimate(by_domain(a=np.full(50, 0.1), b=np.full(50, 6.0)))
+    assert apart.networks[0] > 0 > apart.domains[0]
+    assert not apart.sure
+    assert estimate(by_domain(a=[2.0, 2.1], b=[2.0, 2.1], c=[2.1, 2.0])).sure
+
+
+def test_pacs_takes_the_first_place_as_soon_as_its_file_is_there(tmp_path):
+    write(tmp_path, "book")
+    assert [each.name for each in all_results(tmp_path)] == ["digits"]
+    write(tmp_path, "pacs64", dataset="PACS64")
+    assert [each.title for each in all_results(tmp_path)] == ["PACS at 64 pixels", "digits"]
+    write(tmp_path, "pacs", dataset="PACS128")
+    assert [each.title for each in all_results(tmp_path)] == ["PACS", "digits"]
+
+
+def test_advice_is_what_loses_least_on_the_sources(tmp_path):
+    write(tmp_path, "book", noise=1e-4)
+    found = advice(all_results(tmp_path)[0])
+    assert [each.method for each in found] == ["bn_scale", "fisher", "fisher"]
+    assert [each.have for each in found] == [SITUATIONS[place][0] for place in (0, 1, 3)]
+    assert found[0].in_domain.mean == pytest.approx(3, abs=0.1)
+    assert found[0].unseen.mean == pytest.approx(2, abs=0.1)
+
+
+def test_the_unseen_domain_advises_nothing(tmp_path):
+    write(tmp_path, "book", noise=1e-4)
+    before = [each.method for each in advice(all_results(tmp_path)[0])]
+    other = {name: (inside, 20 - unseen) for name, (inside, unseen) in LOSSES.items()}
+    write(tmp_path, "book", other, noise=1e-4)
+    assert [each.method for each in advice(all_results(tmp_path)[0])] == before
+
+
+def test_what_asks_for_more_must_be_clearly_better(tmp_path):
+    write(tmp_path, "book", LOSSES | {"fisher": (5.9, 0)}, noise=0.02)
+    found = advice(all_results(tmp_path)[0])
+    assert found[1].method == found[0].method == "bn_scale"
+
+
+def test_advice_of_the_committed_results_follows_from_their_in_domain_losses():
+    """The rule once more, by hand, on the results that the first page shows."""
+    for results in all_results(RESULTS):
+        inside = results.by_network("loss_in_domain")
+        for each in advice(results):
+            assert each.method in inside
+            if each.method != "random":
+                gain = (inside["random"] - inside[each.method]).dropna()
+                means = gain.groupby(level="test_env").mean()
+                assert stats.ttest_1samp(means, 0).pvalue < 0.05
+                assert means.mean() > 0
+
+
+def test_losses_are_means_of_the_standard_criteria(tmp_path):
+    write(tmp_path, "book")
+    (results,) = all_results(tmp_path)
+    assert set(results.standard) == set(BASELINES)
+    lost = results.losses_at().mean()
+    assert lost["in_domain"] == pytest.approx(np.mean([7, 6, 8, 7, 3]))
+    assert lost["extra"] == pytest.approx(np.mean([11, 10, 9, 9, 7]) - lost["in_domain"])
+
+
+def test_a_changed_file_is_refused(tmp_path):
+    write(tmp_path, "book")
+    rows, header = read_rows(tmp_path / "book.jsonl")
+    assert len(rows) == header["lines"]
+    text = (tmp_path / "book.jsonl").read_text()
+    (tmp_path / "book.jsonl").write_text(text.replace("0.88", "0.99", 1))
+    with pytest.raises(ValueError, match="was changed after it was written"):
+        all_results(tmp_path)
+
+
+# The slider
+
+
+def test_slider_offers_every_domain_of_every_data_set_at_its_own_ratios(tmp_path):
+    write(tmp_path, "book")
+    write(tmp_path, "pacs64", dataset="PACS64")
+    explorer = loss_explorer(all_results(tmp_path))
+    names = [shown for shown, _ in explorer.criterion.options]
+    assert names[0] == "PACS at 64 pixels: average of all"
+    assert "digits: mnist_m" in names
+    assert len(names) == 2 * (len(ENVS) + 1)
+    assert explorer.ratio.value == 0.4
+
+
+def test_figure_has_a_curve_and_a_mark_for_each_criterion(tmp_path):
+    write(tmp_path, "book")
+    lost = all_results(tmp_path)[0].lost
+    figure = loss_figure(lost, 0.5)
+    inside, unseen, beside = figure.axes
+    measured = [name for name in CURVES if name in LOSSES]
+    curves = [line for line in unseen.lines if len(line.get_xdata()) == 2 and line.get_marker()]
+    assert sum(list(line.get_xdata()) == [0.4, 0.5] for line in curves) == len(measured)
+    assert len(beside.get_yticklabels()) == len(measured)
+    assert inside.get_ylim() == unseen.get_ylim(), "one axis, so that losses can be compared"
+    plt.close(figure)
+    with pytest.raises(ValueError, match=r"ratio=0\.3 was not measured: \[0\.4, 0\.5\]"):
+        loss_figure(lost, 0.3)
+
+
+def test_the_sentence_below_the_figure_has_its_numbers(tmp_path):
+    write(tmp_path, "book")
+    lost = all_results(tmp_path)[0].lost
+    text = describe_losses(lost, 0.5, "digits: average of all")
+    assert "50 % of the filters removed. Points lost: in-domain 3.0 to 9.0, unseen 2.0 to " in text
+    assert "risk variance loses least (2.0 ± 0.0) and random pruning loses 12.0 ± 0.0" in text
+    assert text.endswith("over 12 networks.")
