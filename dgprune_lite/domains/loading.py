@@ -1,41 +1,30 @@
-"""Images of a domain as batches: in order, all of them, and checked.
-
-What this file is *not*: a shuffling data loader. Training draws its own random places and has them
-read with `read`; evaluation and scoring walk through a domain once, in order, with `batches`.
-"""
+"""Images of a domain as batches: at given indices, or all in order and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
+from dgprune_lite.checks import whole_number
 from dgprune_lite.domains.tensors import ImageTensors
 
 Pair = tuple[Tensor, Tensor]
-Places = Sequence[Sequence[int] | Tensor] | Tensor
+Indices = Sequence[Sequence[int] | Tensor] | Tensor
 """The indices wanted in each batch; a tensor has one row a batch."""
+
+# What the Hugging Face hub calls an image, prepared or not, and its class.
+KEYS = (("pixel_values", "image"), ("label", "labels"))
 
 
 def count(dataset: Dataset, domain: str = "?") -> int:
-    """Return how many images a dataset has.
+    """Return how many images a dataset has, or say that it has no length.
 
-    Args:
-        dataset: a map-style dataset.
-        domain: its name, for the error message.
-
-    Returns:
-        The number of images.
-
-    Raises:
-        TypeError: if the dataset has no length (an `IterableDataset`, say).
-
-    Example:
-        >>> count(TensorDataset(torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.long)))
-        5
+    >>> count(TensorDataset(torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.long)))
+    5
     """
     try:
         return len(cast(Sized, dataset))
@@ -46,25 +35,25 @@ def count(dataset: Dataset, domain: str = "?") -> int:
         ) from error
 
 
-def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-    """Return the images and labels at the given places of a dataset, as one batch.
+def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> Pair:
+    """Return the images and labels at the given indices of a dataset, as one batch.
 
-    A `TensorDataset` or `ImageTensors` is indexed once for the whole batch. Any other dataset is
-    asked for all samples at once if it has `__getitems__` (as PyTorch's `DataLoader` does), or else
-    for one after another; they are then collated.
+    Images in memory are indexed once for the whole batch. Any other dataset is asked for all
+    samples at once if it has ``__getitems__`` (as PyTorch's ``DataLoader`` does), or else for one
+    after another; they are then collated.
 
     Args:
-        dataset: map-style dataset of (image, label).
-        indices: places of the samples wanted, a sequence of int or an int64 tensor (n,).
+        dataset: Map-style dataset. A sample is (image, label), or (image, label, metadata) as in
+            WILDS, or a dict as on the Hugging Face hub: "image" or "pixel_values", and "label".
+        indices: Of the samples wanted, a sequence of int or an int64 tensor (n,).
 
     Returns:
-        images (n, channels, height, width) and labels (n,), copies, on the dataset's device.
+        Images (n, channels, height, width) and labels (n,), copies, on the dataset's device.
 
     Raises:
-        IndexError: if an index lies outside the dataset.
-        ValueError: if the images differ in shape, or if no index is given (neither for a
-            `TensorDataset`, whose images have one shape and whose batch may be empty).
-        TypeError: if a sample is not an (image, label) pair.
+        IndexError: An index lies outside the dataset.
+        ValueError: The images differ in shape, or no index is given for images not in memory.
+        TypeError: A sample is something else, or its image no tensor (a PIL image, say).
 
     Example:
         >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
@@ -72,52 +61,70 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> tuple[Tensor, Te
         >>> images.shape, labels
         (torch.Size([2, 3, 8, 8]), tensor([4, 0]))
     """
-    if isinstance(dataset, TensorDataset) and in_memory(dataset):
-        places = torch.as_tensor(indices, dtype=torch.long, device=dataset.tensors[0].device)
-        images, labels = dataset.tensors
-        return images[places], labels[places]
     if isinstance(dataset, ImageTensors):
         return dataset.batch(indices)
+    if isinstance(dataset, TensorDataset) and in_memory(dataset):
+        images, labels = dataset.tensors[:2]
+        wanted = torch.as_tensor(indices, dtype=torch.long, device=images.device)
+        return images[wanted], labels[wanted]
     if isinstance(dataset, Subset) and in_memory(dataset):
         return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[torch.as_tensor(indices)])
-    places_list = indices.tolist() if isinstance(indices, Tensor) else list(indices)
+    numbers = indices.tolist() if isinstance(indices, Tensor) else [int(i) for i in indices]
     all_at_once = getattr(dataset, "__getitems__", None)
-    samples = all_at_once(places_list) if all_at_once else [dataset[int(i)] for i in places_list]
+    samples = all_at_once(numbers) if all_at_once else [dataset[i] for i in numbers]
     if not samples:
         raise ValueError("no indices given; expected at least one")
-    if not (isinstance(samples[0], (tuple, list)) and len(samples[0]) == 2):
-        raise TypeError(
-            f"a sample of {type(dataset).__name__} is a {type(samples[0]).__name__}; "
-            f"expected an (image, label) pair"
-        )
+    kind = type(dataset).__name__
+    pairs = [_image_and_label(sample, kind) for sample in samples]
     try:
-        images, labels = default_collate(samples)
+        images, labels = default_collate(pairs)
     except RuntimeError as error:
-        shapes = sorted({tuple(getattr(image, "shape", ())) for image, _ in samples})
+        shapes = sorted({tuple(getattr(image, "shape", ())) for image, _ in pairs})
         raise ValueError(
-            f"images of {type(dataset).__name__} have different shapes {shapes}; "
+            f"images of {kind} have different shapes {shapes}; "
             f"expected one shape for all (resize or crop them)"
         ) from error
+    except TypeError as error:
+        image, label = (type(part).__name__ for part in pairs[0])
+        raise TypeError(
+            f"a sample of {kind} is ({image}, {label}); expected a tensor and a whole number (for "
+            f"PIL images, give the dataset transform=torchvision.transforms.ToTensor())"
+        ) from error
     return images, labels
+
+
+def _image_and_label(sample: Any, dataset: str) -> tuple[Any, Any]:
+    if isinstance(sample, (tuple, list)) and len(sample) in (2, 3):
+        return sample[0], sample[1]
+    kind = type(sample).__name__
+    if isinstance(sample, Mapping):
+        found = [[sample[key] for key in keys if key in sample] for keys in KEYS]
+        if all(found):
+            return found[0][0], found[1][0]
+        kind += f" of {', '.join(map(repr, sample))}"
+    raise TypeError(
+        f"a sample of {dataset} is a {kind}; expected an (image, label) pair, (image, label, "
+        f"metadata) or a dict with 'image' and 'label'. Wrap it in a dataset whose __getitem__ "
+        f"returns (image, label)"
+    )
 
 
 def in_memory(dataset: Dataset) -> bool:
     """Whether `fetch` indexes the images as one tensor: `TensorDataset`, `ImageTensors`, `Subset`.
 
-    Example:
-        >>> in_memory(TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5)))
-        True
+    >>> in_memory(TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5)))
+    True
     """
     if type(dataset) is Subset:
         return in_memory(dataset.dataset)
     if type(dataset) is TensorDataset:
-        return len(dataset.tensors) == 2
+        return len(dataset.tensors) in (2, 3)
     return type(dataset) is ImageTensors
 
 
 def read(
     datasets: Mapping[str, Dataset],
-    places: Mapping[str, Places],
+    indices: Mapping[str, Indices],
     *,
     workers: int = 0,
     seed: int = 0,
@@ -125,39 +132,38 @@ def read(
 ) -> Iterator[dict[str, Pair]]:
     """Read batch after batch from several domains, ahead of time in other processes if asked.
 
-    What is read depends on the places and the seed alone, not on the number of workers: a dataset
+    What is read depends on the indices and the seed alone, not on the number of workers: a dataset
     that itself draws random numbers from torch, for augmentation say, finds the generator seeded
     anew for every batch (and the caller's is left as it was). Datasets held in memory are read in
     this process in any case: a worker would only copy them.
 
     Args:
-        datasets: domain name to map-style dataset.
-        places: domain name to the indices wanted in each batch; as many batches for all domains.
+        datasets: Domain name to map-style dataset.
+        indices: Domain name to the indices wanted in each batch; as many batches for all domains.
             A domain with no index in a batch is left out of it.
-        workers: processes that read; 0 reads in this one. They keep batches in shared memory.
-        seed: what the datasets' own random numbers are seeded with, at least 0.
-        device: where the batches are to go later, see `to_device`: for a GPU, what workers have
+        workers: Processes that read; 0 reads in this one. They keep batches in shared memory.
+        seed: What the datasets' own random numbers are seeded with, at least 0.
+        device: Where the batches are to go later, see `to_device`: for a GPU, what workers have
             read is put into pinned memory, from which it fetches while it computes.
 
     Returns:
         An iterator over dicts of domain name to (images, labels), as `fetch` returns them.
 
     Raises:
-        ValueError: if `workers` is not a whole number of at least 0; and what `fetch` raises,
-            naming domain and batch.
+        TypeError: ``workers`` is not a whole number.
+        ValueError: ``workers`` is negative; and what `fetch` raises, naming domain and batch.
 
     Example:
         >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
         >>> [batch["a"][1].tolist() for batch in read({"a": data}, {"a": [[4, 0], [2]]})]
         [[4, 0], [2]]
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise ValueError(f"workers is {workers!r}; expected a whole number of at least 0")
+    workers = whole_number("workers", workers)
     if all(map(in_memory, datasets.values())):
         workers = 0
     loader = DataLoader(
-        _Reader(datasets, places, seed),
-        batch_size=None,  # `_Reader` makes the batches
+        _Batches(datasets, indices, seed),
+        batch_size=None,  # each sample is a whole batch
         num_workers=workers,
         pin_memory=_is_gpu(device) and workers > 0,
         generator=torch.Generator(),  # else it would draw from the caller's
@@ -165,35 +171,32 @@ def read(
     return iter(loader)
 
 
-class _Reader(Dataset):
-    """Batch number to what is read for it, of every domain."""
+class _Batches(Dataset):
+    """Number of a batch to what is read for it, of every domain."""
 
     def __init__(
-        self,
-        datasets: Mapping[str, Dataset],
-        places: Mapping[str, Places],
-        seed: int,
+        self, datasets: Mapping[str, Dataset], indices: Mapping[str, Indices], seed: int
     ) -> None:
-        self.datasets, self.places = dict(datasets), dict(places)
+        self.datasets, self.indices = dict(datasets), dict(indices)
         generator = torch.Generator().manual_seed(seed)
         self.seeds = torch.randint(2**31, (len(self),), generator=generator)
 
     def __len__(self) -> int:
-        return len(next(iter(self.places.values())))
+        return len(next(iter(self.indices.values())))
 
     def __getitem__(self, number: int) -> dict[str, Pair]:
         found = {}
         for name, dataset in self.datasets.items():
-            places = self.places[name][number]
-            if len(places) == 0:
+            indices = self.indices[name][number]
+            if len(indices) == 0:
                 continue
             try:
                 if in_memory(dataset):
-                    found[name] = fetch(dataset, places)
+                    found[name] = fetch(dataset, indices)
                     continue
                 with torch.random.fork_rng(devices=[]):
                     torch.default_generator.manual_seed(int(self.seeds[number]))
-                    found[name] = fetch(dataset, places)
+                    found[name] = fetch(dataset, indices)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"domain {name!r}, batch {number}: {error}") from error
         return found
@@ -202,9 +205,8 @@ class _Reader(Dataset):
 def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
     """Copy a tensor to a device; to a GPU by way of pinned memory, without waiting for it.
 
-    Example:
-        >>> to_device(torch.zeros(2), "cpu")
-        tensor([0., 0.])
+    >>> to_device(torch.zeros(2), "cpu")
+    tensor([0., 0.])
     """
     if _is_gpu(device) and not tensor.is_cuda:
         pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
@@ -225,57 +227,51 @@ def batches(
     device: torch.device | str | None = None,
     workers: int = 0,
 ) -> Iterator[Pair]:
-    """Walk through a domain in order, every image once, in checked batches.
+    """Return all images of a domain in order, in batches that `check_batch` has passed.
 
-    The length and `batch_size` are checked at the call, the content batch by batch.
+    The settings and the length are checked at the call, the content batch by batch.
 
     Args:
-        dataset: map-style dataset of (image, label).
-        batch_size: images a batch; the last batch may be smaller.
-        domain: name of the domain, for error messages.
-        num_classes: if given, labels must lie in [0, num_classes).
-        device: where the batches go; None leaves them where the dataset has them.
-        workers: processes that read images ahead, see `read`; 0 for none.
+        dataset: Map-style dataset of (image, label), see `fetch`.
+        batch_size: Images a batch; the last batch may be smaller.
+        domain: Name of the domain, for error messages.
+        num_classes: If given, labels must lie in [0, num_classes).
+        device: Where the batches go; None leaves them where the dataset has them.
+        workers: Processes that read images ahead, see `read`; 0 for none.
 
     Returns:
         An iterator over (images float (n, channels, height, width), labels int64 (n,)).
 
     Raises:
-        ValueError: for an empty domain, a batch size below 1, images that are not four-dimensional
-            or change shape between batches, and labels outside the classes.
-        TypeError: for images that are not floating point, or labels that are not int64.
+        ValueError: An empty domain, a batch size below 1, images that are not four-dimensional
+            or change shape between batches, or labels outside the classes.
+        TypeError: A setting that is not a whole number, images that are not floating point, or
+            labels that are not int64.
 
     Example:
         >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
         >>> [len(labels) for _, labels in batches(data, 2, domain="photo", num_classes=5)]
         [2, 2, 1]
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
-    total = count(dataset, domain)
+    size, total = whole_number("batch_size", batch_size, 1), count(dataset, domain)
     if total == 0:
         raise ValueError(
             f"domain {domain!r} has no images; expected at least one (check its folder, or the "
             f"split it comes from)"
         )
-    places = [range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
-    parts = read({domain: dataset}, {domain: places}, workers=workers, device=device)
-    return _checked(parts, domain, num_classes, device)
+    indices = [range(start, min(start + size, total)) for start in range(0, total, size)]
+    parts = read({domain: dataset}, {domain: indices}, workers=workers, device=device)
 
+    def checked() -> Iterator[Pair]:
+        shape: tuple[int, ...] | None = None
+        for number, part in enumerate(parts):
+            images, labels = part[domain]
+            where = f"domain {domain!r}, batch {number}"
+            check_batch(images, labels, where=where, shape=shape, num_classes=num_classes)
+            shape = tuple(images.shape[1:])
+            yield to_device(images, device), to_device(labels, device)
 
-def _checked(
-    parts: Iterator[dict[str, Pair]],
-    domain: str,
-    num_classes: int | None,
-    device: torch.device | str | None,
-) -> Iterator[Pair]:
-    shape: tuple[int, ...] | None = None
-    for number, part in enumerate(parts):
-        images, labels = part[domain]
-        where = f"domain {domain!r}, batch {number}"
-        check_batch(images, labels, where=where, shape=shape, num_classes=num_classes)
-        shape = tuple(images.shape[1:])
-        yield to_device(images, device), to_device(labels, device)
+    return checked()
 
 
 def check_batch(
@@ -286,19 +282,18 @@ def check_batch(
     shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
 ) -> None:
-    """Check one batch of labelled images, and say what is wrong with it and where.
+    """Say what is wrong with a batch: expected float (n, channels, height, width) and int64 (n,).
 
     Args:
-        images: expected float (n, channels, height, width).
-        labels: expected int64 (n,).
-        where: the beginning of the error message, such as "domain 'photo', batch 3".
-        shape: if given, the (channels, height, width) the images must have.
-        num_classes: if given, labels must lie in [0, num_classes).
+        images: The images.
+        labels: The labels.
+        where: The beginning of the error message, such as "domain 'photo', batch 3".
+        shape: If given, the (channels, height, width) the images must have.
+        num_classes: If given, labels must lie in [0, num_classes).
 
     Raises:
-        ValueError: for another number of dimensions, another shape, labels that do not match the
-            images in number or lie outside the classes.
-        TypeError: for images that are not floating-point tensors or labels that are not int64.
+        ValueError: Another shape, or labels outside the classes.
+        TypeError: Another type.
 
     Example:
         >>> check_batch(torch.rand(2, 3, 8, 8), torch.tensor([1, 7]), where="here", num_classes=5)

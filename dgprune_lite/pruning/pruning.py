@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
 from dgprune_lite.checks import named_domains
-from dgprune_lite.domains.splits import Split
+from dgprune_lite.domains import Split, batches
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
 from dgprune_lite.pruning.selection import check_ratio, check_scores, kept_filters, make_limits
 from dgprune_lite.pruning.surgery import Cut
@@ -230,18 +230,8 @@ def example_for(
 
 def first_image(data: Mapping[str, Dataset[Any]]) -> Tensor:
     """The first image of the first domain as a batch."""
-    name = next(iter(named_domains(data, "data")))
-    dataset: Any = data[name]
-    try:
-        image = dataset[0][0]
-    except (IndexError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"data[{name!r}] is {dataset!r:.80}, expected a data set of (image, label) pairs, "
-            "not empty"
-        ) from error
-    if not isinstance(image, Tensor):
-        raise TypeError(f"data[{name!r}] holds images of type {type(image).__name__}, not tensors")
-    return image[None]
+    name, dataset = next(iter(named_domains(data, "data").items()))
+    return next(batches(dataset, 1, domain=name))[0]
 
 
 def score_on(

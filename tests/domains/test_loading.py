@@ -1,14 +1,17 @@
 """fetch and batches: the right images in order, and clear errors for wrong ones."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from dgprune_lite.domains import batches, count, fetch, read
+import dgprune_lite as dg
+from dgprune_lite.checks import named_domains
+from dgprune_lite.domains import MultipleDomainDataset, batches, count, fetch, read
 
 
 class Listed(Dataset):
@@ -94,7 +97,8 @@ def test_an_empty_domain_is_named_at_the_call() -> None:
 
 @pytest.mark.parametrize("size", [0, -3, 2.0, True])
 def test_a_bad_batch_size_is_refused_at_the_call(size: int) -> None:
-    with pytest.raises(ValueError, match=rf"batch_size is {size!r}; expected a whole number"):
+    error = ValueError if type(size) is int else TypeError
+    with pytest.raises(error, match=rf"batch_size is {size!r}; expected a whole number"):
         batches(data(), size)
 
 
@@ -142,6 +146,63 @@ def test_a_sample_that_is_no_pair_is_refused() -> None:
         TypeError, match=r"domain 'x', batch 0: .*expected an \(image, label\) pair"
     ):
         list(batches(Listed([torch.zeros(3, 4, 4)]), 1, domain="x"))
+    with pytest.raises(TypeError, match=r"is a dict of 'x', 'label'; expected .* 'image' and"):
+        fetch(Listed([{"x": torch.zeros(3, 4, 4), "label": 1}]), [0])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda image, label: (image, torch.tensor(label), torch.zeros(5)),  # WILDS
+        lambda image, label: {"image": image, "label": label},  # the Hugging Face hub
+        lambda image, label: {"pixel_values": image, "labels": label, "image": "not prepared"},
+    ],
+)
+def test_triples_and_dicts_are_read_as_pairs(wrap: Callable[[Tensor, int], object]) -> None:
+    samples = [wrap(image, int(label)) for image, label in data()]
+    (images, labels), (more, _) = batches(Listed(samples), 4)
+    assert torch.equal(images, data().tensors[0][:4])
+    assert labels.tolist() == [0, 1, 2, 3]
+    assert len(more) == 3
+
+
+def test_tensors_of_images_labels_and_metadata_are_read_as_pairs() -> None:
+    images, labels = data().tensors
+    found = fetch(TensorDataset(images, labels, torch.zeros(7, 2)), [4, 0])
+    assert torch.equal(found[0], images[[4, 0]])
+    assert found[1].tolist() == [4, 0]
+
+
+def test_pil_images_are_refused_with_the_transform_that_is_missing() -> None:
+    with pytest.raises(TypeError, match=r"is \(Image, int\); .*transform=torchvision.*ToTensor"):
+        fetch(Listed([(Image.new("RGB", (4, 4)), 0)]), [0])
+
+
+def test_what_is_given_for_a_domain_may_be_tensors_but_no_loader() -> None:
+    images, labels = data().tensors
+    given = named_domains({"a": (images, labels), "b": data()}, "data")
+    assert torch.equal(fetch(given["a"], [3])[0], images[[3]])
+    assert count(MultipleDomainDataset({"a": (images, labels)}, ("k",), (3, 4, 4))["a"]) == 7
+    with pytest.raises(TypeError, match=r"data\['b'\] is a DataLoader; expected the dataset"):
+        named_domains({"a": data(), "b": DataLoader(data(), 2)}, "data")
+    with pytest.raises(ValueError, match=r"data\['a'\] holds .*\[7, 3, 4, 4\].*\[6\]"):
+        named_domains({"a": (images, labels[:6])}, "data")
+
+
+def test_all_that_takes_domains_takes_tensors_triples_and_dicts() -> None:
+    tensors = torch.rand(6, 3, 28, 28), torch.arange(6)
+    triples = [(image, int(label), "metadata") for image, label in zip(*tensors, strict=True)]
+    dicts = [{"image": image, "label": label} for image, label, _ in triples]
+    kinds = {"tensors": tensors, "triples": Listed(triples), "dicts": Listed(dicts)}
+    plain = dict.fromkeys(kinds, TensorDataset(*tensors))
+    found = []
+    for given in (kinds, plain):
+        model = dg.build_model("digits_cnn", width=4)
+        dg.fit(model, given, steps=2, batch_size=3)
+        dg.recalibrate_batchnorm(model, given)
+        small, plan = dg.prune(model, given, pruning_ratio=0.5)
+        found.append((plan.removed, dg.evaluate(small, given).to_dict()))
+    assert found[0] == found[1]
 
 
 def test_an_iterable_dataset_has_no_length() -> None:
