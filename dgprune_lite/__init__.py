@@ -30,7 +30,8 @@ from dgprune_lite.networks.models import (
     save_model,
 )
 from dgprune_lite.networks.pretrained import freeze_batchnorm
-from dgprune_lite.networks.training import fit, recalibrate_batchnorm
+from dgprune_lite.networks.recalibration import recalibrate_batchnorm
+from dgprune_lite.networks.training import fit
 from dgprune_lite.pruning.checkpoints import load, save
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
 from dgprune_lite.pruning.pruning import plan_pruning, prune

@@ -1,7 +1,6 @@
 """How good a network is on each domain: accuracy, risk and calibration, in-domain and unseen.
 
-What this file is *not*: a way to choose anything. The numbers of the unseen domain are read once,
-at the end; the protocol chooses on the in-domain rows only.
+The numbers of the unseen domain choose nothing; the protocol chooses on the in-domain rows only.
 """
 
 from __future__ import annotations
@@ -43,28 +42,27 @@ def evaluate(
     """Measure a network on every domain, in evaluation mode and without gradients.
 
     Args:
-        model: network from images (batch, channels, height, width) to logits (batch, classes); left
+        model: Network from images (batch, channels, height, width) to logits (batch, classes); left
             as found.
-        data: a `Split`, of which the held-out part of each source domain and the whole unseen
+        data: A `Split`, of which the held-out part of each source domain and the whole unseen
             domain are measured; or domain name to dataset, all of which count as in-domain. Images
             are cast to the type of the network's weights.
-        batch_size: images at a time; no influence on the result but rounding.
-        device: where to compute; the network is moved there and stays. None for where it is.
+        batch_size: Images at a time; no influence on the result but rounding.
+        device: Where to compute; the network is moved there and stays. None for where it is.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
             autocast. What is made of the logits is float64 in any case.
-        workers: processes that read images from datasets not held in memory; 0 for none. No
-            influence on the result.
+        workers: Processes that read images from datasets not held in memory; 0 for none.
 
     Returns:
         One row a domain: domain, role ("in-domain" or "unseen"), images, accuracy (0 to 1), risk
         (mean cross-entropy, nats) and ece (expected calibration error, 15 bins).
 
     Raises:
-        ValueError: for no domain, an empty domain, labels outside the network's classes, logits
-            that are NaN or infinite, or a precision that the device cannot compute in (the network
+        ValueError: No domain, an empty domain, labels outside the network's classes, logits that
+            are NaN or infinite, or a precision that the device cannot compute in (the network
             then stays where it is).
-        TypeError: for something else than a network or than named domains, images or labels of
-            another type, or a network that does not return logits.
+        TypeError: Something else than a network or than named domains, images or labels of another
+            type, or a network that does not return logits.
 
     Source:
         The protocol of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021), training-domain validation.
@@ -77,13 +75,11 @@ def evaluate(
         [{'domain': 'photo', 'images': 8, 'accuracy': 1.0, 'risk': 0.0, 'ece': 0.0}]
     """
     check_model(model)
-    parts: list[tuple[str, str, Dataset]]
+    seen = data.val if isinstance(data, Split) else data
+    seen = named_domains(seen, "data", example="split.val, or a Split")
+    parts = [(name, "in-domain", dataset) for name, dataset in seen.items()]
     if isinstance(data, Split):
-        parts = [(name, "in-domain", dataset) for name, dataset in data.val.items()]
         parts.append((data.test_env, "unseen", data.target))
-    else:
-        given = named_domains(data, "data", example="split.val, or a Split")
-        parts = [(name, "in-domain", dataset) for name, dataset in given.items()]
     move(model, device, precision)
     rows = []
     # Not `inference_mode`: a network that keeps a tensor from here could not be trained with it.
@@ -111,14 +107,14 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
     """Boil the rows of `evaluate` down to four accuracies.
 
     Args:
-        frame: with the columns role and accuracy, as `evaluate` returns it.
+        frame: With the columns role and accuracy, as `evaluate` returns it.
 
     Returns:
         in_domain (mean over source domains), unseen (mean over unseen domains, usually one), worst
         (the lowest of all domains) and gap (in_domain - unseen); NaN where there is no such row.
 
     Raises:
-        ValueError: if a column is missing.
+        ValueError: A column is missing.
 
     Example:
         >>> import pandas as pd
@@ -146,15 +142,15 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     """Return by how much confidence and accuracy differ, on average over bins of confidence.
 
     Args:
-        confidence: probability of the predicted class, float (n,), from 0 to 1.
-        correct: whether the prediction was right, bool (n,).
-        bins: number of bins of equal width; bin m holds confidences in ((m - 1) / bins, m / bins].
+        confidence: Probability of the predicted class, float (n,), from 0 to 1.
+        correct: Whether the prediction was right, bool (n,).
+        bins: Number of bins of equal width; bin m holds confidences in ((m - 1) / bins, m / bins].
 
     Returns:
         Σ_m (n_m / n) · |accuracy_m − confidence_m|, from 0 (calibrated) to 1.
 
     Raises:
-        ValueError: for no predictions, tensors of different lengths, or fewer than one bin.
+        ValueError: No predictions, tensors of different lengths, or fewer than one bin.
 
     Source:
         Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
@@ -181,10 +177,10 @@ def _predict(
     model: nn.Module, dataset: Dataset, name: str, batch_size: int, precision: str, workers: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return cross-entropy (nats), confidence and correctness of every image, each (n,)."""
-    place, layout = device_of(model), layout_for(model, precision)
+    layout = layout_for(model, precision)
     classes: int | None = None
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    loop = batches(dataset, batch_size, domain=name, device=place, workers=workers)
+    loop = batches(dataset, batch_size, domain=name, device=device_of(model), workers=workers)
     for images, labels in loop:
         images = in_dtype_of(model, images).contiguous(memory_format=layout)
         if classes is None:

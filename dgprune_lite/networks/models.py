@@ -1,8 +1,6 @@
 """The small networks of the tutorial, torchvision's by name, and checkpoints of either.
 
-What this file is *not*: a zoo. Every network here starts from a seeded random initialisation, or
-torchvision's from pretrained weights (`pretrained.py`). Any other `nn.Module` works just as well
-with the rest of the package, and a network of your own joins `MODELS` in one line.
+Any other ``nn.Module`` works just as well with the rest of the package.
 """
 
 from __future__ import annotations
@@ -19,45 +17,41 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from dgprune_lite.checks import nearest_name
+from dgprune_lite.checks import nearest_name, whole_number
 from dgprune_lite.files import write_atomically
 from dgprune_lite.networks.efficientnet import efficientnet_lite0
 from dgprune_lite.networks.pretrained import load_pretrained
 
-CHECKPOINT_FORMAT = 1
+FORMAT = "dgprune_lite-model-1"
 
 
 def digits_cnn(num_classes: int = 10, width: int = 32, in_channels: int = 3) -> nn.Module:
     """Return a plain network for 28 × 28 digits: three convolutions and a linear layer.
 
     Args:
-        num_classes: outputs of the network.
-        width: filters of the first convolution; the second and third have twice as many.
-        in_channels: channels of the images.
+        num_classes: Outputs of the network.
+        width: Filters of the first convolution; the second and third have twice as many.
+        in_channels: Channels of the images.
 
     Returns:
-        An `nn.Sequential` from images (batch, in_channels, 28, 28) to logits (batch, num_classes).
+        A module from images (batch, in_channels, 28, 28) to logits (batch, num_classes).
 
     Example:
         >>> digits_cnn(width=4)(torch.zeros(2, 3, 28, 28)).shape
         torch.Size([2, 10])
     """
-    layers: dict[str, nn.Module] = {}
-    channels = in_channels
+    network, channels = DigitsCNN(), in_channels
     for number, filters in enumerate((width, 2 * width, 2 * width), start=1):
         # (batch, channels, side, side) -> (batch, filters, side // 2, side // 2)
         # No bias: the BatchNorm that follows subtracts it again.
-        layers[f"conv{number}"] = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
-        layers[f"bn{number}"] = nn.BatchNorm2d(filters)
+        network.add_module(f"conv{number}", nn.Conv2d(channels, filters, 3, padding=1, bias=False))
+        network.add_module(f"bn{number}", nn.BatchNorm2d(filters))
         # Pooling and ReLU commute, and ReLU on a quarter of the values makes a step 10 % shorter.
-        layers[f"pool{number}"] = nn.MaxPool2d(2)  # 28 -> 14 -> 7 -> 3
-        layers[f"relu{number}"] = nn.ReLU()
+        network.add_module(f"pool{number}", nn.MaxPool2d(2))  # 28 -> 14 -> 7 -> 3
+        network.add_module(f"relu{number}", nn.ReLU())
         channels = filters
-    layers["flatten"] = nn.Flatten()  # (batch, 2 * width * 3 * 3)
-    layers["fc"] = nn.Linear(channels * 3 * 3, num_classes)
-    network = DigitsCNN()
-    for name, layer in layers.items():
-        network.add_module(name, layer)
+    network.add_module("flatten", nn.Flatten())  # (batch, 2 * width * 3 * 3)
+    network.add_module("fc", nn.Linear(channels * 3 * 3, num_classes))
     return network
 
 
@@ -79,9 +73,8 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != filters:
-            # An average before the 1×1 convolution, rather than a stride in it, which would ignore
-            # three pixels of four (ResNet-D: He et al., "Bag of tricks", CVPR 2019) and which
-            # `layout_for` would have to run more slowly.
+            # An average, where a stride would ignore three pixels of four (ResNet-D: He et al.,
+            # "Bag of tricks", CVPR 2019) and make `layout_for` choose the slower layout.
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride, ceil_mode=True),
                 nn.Conv2d(inputs, filters, 1, bias=False),
@@ -126,9 +119,9 @@ def digits_resnet(num_classes: int = 10, width: int = 16, in_channels: int = 3) 
     """Return a small residual network for digits: where filters stand and fall together.
 
     Args:
-        num_classes: outputs of the network.
-        width: filters of the stem and the first stage; the stages have w, 2w and 4w.
-        in_channels: channels of the images.
+        num_classes: Outputs of the network.
+        width: Filters of the stem and the first stage; the stages have w, 2w and 4w.
+        in_channels: Channels of the images.
 
     Returns:
         A module from images (batch, in_channels, 28, 28) to logits (batch, num_classes); other
@@ -150,7 +143,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "efficientnet_lite0": efficientnet_lite0,
 }
 """Name to a function that returns a network; add your own here. It takes `num_classes` and, where
-the network has such settings, `width`, `in_channels` and `weights`, all by name."""
+the network has such settings, ``width``, ``in_channels`` and ``weights``, all by name."""
 
 
 def build_model(
@@ -167,56 +160,52 @@ def build_model(
     The same name, sizes and seed give the same weights; the global random state stays as it is.
 
     Args:
-        name: a key of `MODELS` ("digits_cnn", "digits_resnet", "efficientnet_lite0"), or any
-            classification network that torchvision knows ("resnet18", "resnet50",
-            "mobilenet_v3_small", "efficientnet_b0" ...).
-        num_classes: outputs of the network, at least 1.
-        width: filters of the first layer; None for the network's own default (32 for digits_cnn,
-            16 for digits_resnet). torchvision's networks have no such setting.
-        in_channels: channels of the images, such as `split.input_shape[0]`. torchvision's networks
-            have no such setting: they expect 3.
-        weights: for torchvision's networks, "DEFAULT" for its ImageNet weights (downloaded at first
+        name: A key of ``MODELS`` ("digits_cnn", "digits_resnet", "efficientnet_lite0"), or any
+            classification network that torchvision knows ("resnet18", "mobilenet_v3_small" ...).
+        num_classes: Outputs of the network, at least 1.
+        width: Filters of the first layer, for the digits' networks; None for their default.
+        in_channels: Channels of the images, such as ``split.input_shape[0]``; all but the digits'
+            networks expect 3.
+        weights: For torchvision's networks, "DEFAULT" for its ImageNet weights (downloaded at first
             use), another of its names ("IMAGENET1K_V1"), or a file with a state dictionary; for
             efficientnet_lite0, "DEFAULT" (from a package, without a download site) or a file. The
-            head is new and random unless `num_classes` is that of the weights (ImageNet's: 1000).
+            head is new and random unless ``num_classes`` is that of the weights (ImageNet's: 1000).
             None for random weights throughout.
-        seed: seed of the initialisation, at least 0.
+        seed: Seed of the initialisation, at least 0.
 
     Returns:
         The network on the CPU, in training mode.
 
     Raises:
-        ValueError: for an unknown name (with the nearest known one), a size below 1, a negative
-            seed, a width, other than 3 channels or weights for a network without that setting, or
+        ValueError: An unknown name (with the nearest known one), a size below 1, a negative seed,
+            a width, other than 3 channels or weights for a network without that setting, or
             weights that are unknown, damaged or do not fit.
-        TypeError: for a size or a seed that is not a whole number.
-        ConnectionError: if pretrained weights are not downloaded yet and cannot be.
-        FileNotFoundError: if there is no such file of weights.
+        TypeError: A size or a seed is not a whole number.
+        ConnectionError: Pretrained weights are not downloaded yet and cannot be.
+        FileNotFoundError: There is no such file of weights.
 
     Example:
         >>> model = build_model("digits_cnn", num_classes=10, seed=0)
         >>> model(torch.zeros(1, 3, 28, 28)).shape, count_parameters(model)
         (torch.Size([1, 10]), 62250)
     """
-    _check_whole("num_classes", num_classes, at_least=1)
-    _check_whole("seed", seed, at_least=0)
+    whole_number("num_classes", num_classes, 1)
+    whole_number("seed", seed)
+    whole_number("in_channels", in_channels, 1)
+    given: dict[str, Any] = {}
     if width is not None:
-        _check_whole("width", width, at_least=1)
-    _check_whole("in_channels", in_channels, at_least=1)
-    options: dict[str, Any] = {}
-    given: dict[str, Any] = {} if width is None else {"width": width}
+        given["width"] = whole_number("width", width, 1)
     if in_channels != 3:
         given["in_channels"] = in_channels
+    options: dict[str, Any] = {}
     if name in MODELS:
         if weights is not None:
             given["weights"] = weights
-        factory = MODELS[name]
+        factory, whose, advice = MODELS[name], repr(name), "leave it out"
         settings = set(inspect.signature(factory).parameters)
-        whose, advice = repr(name), "leave it out"
     else:
         factory, options = _torchvision_factory(name, weights is not None)
-        settings = set()
-        whose = f"torchvision's {name!r}"
+        settings, whose = set(), f"torchvision's {name!r}"
         advice = f"leave it out or use one of {', '.join(MODELS)}"
     for setting, value in given.items():
         if setting not in settings:
@@ -229,18 +218,11 @@ def build_model(
         return model
 
 
-def _check_whole(what: str, value: int, *, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} is {value!r}; expected a whole number")
-    if value < at_least:
-        raise ValueError(f"{what} is {value}; expected at least {at_least}")
-
-
 def _torchvision_factory(
     name: str, pretrained: bool
 ) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
-    # Imported here since it takes longer than all the rest of the package.
-    import torchvision.models
+    """A builder of torchvision's and what it is to be called with besides the classes."""
+    import torchvision.models  # takes longer than all the rest of the package
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -258,13 +240,13 @@ def _torchvision_factory(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many parameters a network has, trainable or not; buffers are not counted.
+    """Return how many parameters a network has, trainable or not, shared ones counted once.
 
     Args:
-        model: any network.
+        model: Any network. Buffers are not counted.
 
     Returns:
-        The number of scalars in `model.parameters()`, shared ones counted once.
+        The number of scalars in ``model.parameters()``.
 
     Example:
         >>> count_parameters(nn.Linear(3, 2))
@@ -285,21 +267,17 @@ def save_model(
 ) -> None:
     """Write a network that `build_model` made: weights as safetensors, its recipe as JSON within.
 
-    The file appears in one piece or not at all: it is written beside its place and then moved.
-    (A *pruned* network has other shapes; it is saved with its plan, by `dgprune_lite.save`.)
+    A *pruned* network has other shapes; it is saved with its plan, by ``dgprune_lite.save``.
 
     Args:
-        model: the network, whose weights fit `build_model` called with the settings below.
-        path: the file to write.
-        name: as given to `build_model`.
-        num_classes: as given to `build_model`.
-        width: as given to `build_model`.
-        in_channels: as given to `build_model`.
-        replace: whether to replace a file of that name; else it stays as it is.
+        model: The network.
+        path: The file to write.
+        name: As given to `build_model`, also ``num_classes``, ``width`` and ``in_channels``.
+        replace: Whether to replace a file of that name; else it stays as it is.
 
     Raises:
-        ValueError: if the weights do not fit that recipe.
-        FileNotFoundError: if the folder does not exist.
+        ValueError: The weights do not fit that recipe.
+        FileNotFoundError: The folder does not exist.
 
     Example:
         >>> import tempfile
@@ -312,15 +290,13 @@ def save_model(
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"no folder {str(path.parent)!r} to write {path.name!r} in; make it"
-        )
+        raise FileNotFoundError(f"no folder {str(path.parent)!r} to write {path.name!r} in")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     recipe: dict[str, Any] = {"name": name, "num_classes": num_classes, "width": width}
     if in_channels != 3:  # unwritten otherwise, as in files from before there was a choice
         recipe["in_channels"] = in_channels
     _check_fit(state, build_model(**recipe), "the model to save", recipe)
-    metadata = {"format": f"dgprune_lite-model-{CHECKPOINT_FORMAT}", "recipe": json.dumps(recipe)}
+    metadata = {"format": FORMAT, "recipe": json.dumps(recipe)}
     write_atomically(path, to_safetensors(state, metadata), replace=replace)
 
 
@@ -328,18 +304,15 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     """Read a network that `save_model` wrote; nothing is unpickled.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The network on the CPU, in training mode, with the weights and running statistics saved.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a whole safetensors file, was not written by `save_model`, or
-            holds weights that do not fit its recipe.
-
-    Example:
-        See `save_model`.
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a whole safetensors file, was not written by `save_model`, or holds
+            weights that do not fit its recipe.
     """
     path = Path(path)
     if not path.is_file():
@@ -353,25 +326,20 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
             f"{str(path)!r} is not a whole safetensors file ({error}); was it cut short? "
             f"Write it again with save_model"
         ) from error
-    written, expected = metadata.get("format"), f"dgprune_lite-model-{CHECKPOINT_FORMAT}"
-    if written != expected:
+    if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"{str(path)!r} has the format {written!r}; expected {expected!r}, "
-            f"which save_model of this version writes"
+            f"{str(path)!r} has the format {metadata.get('format')!r}; expected {FORMAT!r}, which "
+            f"save_model of this version writes"
         )
     recipe = json.loads(metadata["recipe"])
-    model = build_model(
-        recipe["name"],
-        recipe["num_classes"],
-        width=recipe["width"],
-        in_channels=recipe.get("in_channels", 3),
-    )
+    model = build_model(**recipe)
     _check_fit(state, model, repr(str(path)), recipe)
     model.load_state_dict(state)
     return model
 
 
 def _check_fit(state: dict[str, Tensor], model: nn.Module, what: str, recipe: dict) -> None:
+    """Raise a ValueError that names the first tensor by which weights and network differ."""
     wanted = model.state_dict()
     for key in [*wanted, *state]:
         have = tuple(state[key].shape) if key in state else "missing"

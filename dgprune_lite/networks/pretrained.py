@@ -1,7 +1,4 @@
-"""Start from ImageNet: weights for torchvision's networks, and BatchNorm kept as learnt there.
-
-What this file is *not*: a store of weights. torchvision keeps them; a file of one's own works, too.
-"""
+"""Start from ImageNet: weights for torchvision's networks, and BatchNorm kept as learnt there."""
 
 from __future__ import annotations
 
@@ -22,16 +19,16 @@ def load_pretrained(model: nn.Module, name: str, weights: str | os.PathLike[str]
     """Give a torchvision network pretrained weights, in place; a head of other size stays as it is.
 
     Args:
-        model: the network, as `build_model(name, num_classes)` makes it.
-        name: its name in torchvision.
+        model: The network, as ``build_model(name, num_classes)`` makes it.
+        name: Its name in torchvision.
         weights: "DEFAULT" for torchvision's best ImageNet weights, another of its names
             ("IMAGENET1K_V1"; DomainBed's resnets start from these), or a file with a state
             dictionary of the network: .safetensors, or .pth as torchvision offers it for download.
 
     Raises:
-        ConnectionError: if torchvision's weights are neither downloaded yet nor can be.
-        FileNotFoundError: if there is no such file.
-        ValueError: for unknown weights, a file that is damaged, or weights that do not fit.
+        ConnectionError: torchvision's weights are neither downloaded yet nor can be.
+        FileNotFoundError: There is no such file.
+        ValueError: The weights are unknown, the file is damaged, or they do not fit.
     """
     import torchvision.models
 
@@ -53,20 +50,20 @@ def _downloaded(name: str, weights: object) -> Mapping[str, Tensor]:
     import torchvision.models
 
     url = weights.url  # type: ignore[attr-defined]
-    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     try:
         # torchvision's own builder, since it renames the tensors of files from old versions.
         return torchvision.models.get_model(name, weights=weights, progress=False).state_dict()
     except Exception as error:  # of the network, or of a file that is cut short
-        if place.is_file():
+        if path.is_file():
             raise ValueError(
-                f"{str(place)!r}, the downloaded weights of {name!r}, is damaged "
+                f"{str(path)!r}, the downloaded weights of {name!r}, is damaged "
                 f"({str(error)[:200]}); remove it and try again"
             ) from error
         raise ConnectionError(
             f"cannot download the ImageNet weights of {name!r} from {url} ({error}). Go on with "
             f"weights=None (random weights), or fetch that file elsewhere and put it at "
-            f"{str(place)!r} (or anywhere, and give its path as weights)"
+            f"{str(path)!r} (or anywhere, and give its path as weights)"
         ) from error
 
 
@@ -120,13 +117,13 @@ def load_all_but_head(model: nn.Module, state: Mapping[str, Tensor], complaint: 
 def freeze_batchnorm(model: nn.Module) -> int:
     """Keep every BatchNorm of a network as it is while the rest is trained, as DomainBed does.
 
-    From now on `model.train()` leaves BatchNorm layers in evaluation mode, so they normalise with
+    From now on ``model.train()`` leaves BatchNorm layers in evaluation mode, so they normalise with
     their running statistics and do not change these; and their scale and shift are not trained. It
-    holds for copies of the network, too, pruned ones included. `recalibrate_batchnorm`, which asks
-    for new statistics in so many words, still works.
+    holds for copies of the network, too, pruned ones included. ``recalibrate_batchnorm`` still
+    works.
 
     Args:
-        model: the network, changed in place.
+        model: The network, changed in place.
 
     Returns:
         How many BatchNorm layers are frozen; 0 if the network has none.

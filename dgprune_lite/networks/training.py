@@ -1,8 +1,7 @@
-"""Training on several source domains at once: ERM, V-REx, fine-tuning, BatchNorm recalibration.
+"""Training on several source domains at once, by ERM or V-REx; fine-tuning is the same.
 
 Every step draws the same number of images from every domain, so a domain's weight in the objective
-does not depend on how many images it has. What this file is *not*: a trainer with callbacks,
-checkpoints and early stopping. It never sees the unseen domain, and it stops when the steps are up.
+does not depend on how many images it has.
 """
 
 from __future__ import annotations
@@ -15,22 +14,21 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from dgprune_lite.domains import check_batch, count, read, to_device
-from dgprune_lite.networks.training_checks import (
+from dgprune_lite.checks import whole_number
+from dgprune_lite.domains import count
+from dgprune_lite.networks.source_domains import (
+    Batch,
     check_algorithm,
     check_domains,
     check_losses,
     check_numbers,
-    check_whole_numbers,
-    sources,
+    mixed_batches,
+    source_domains,
 )
 from dgprune_lite.running import (
     check_model,
-    device_of,
-    evaluating,
     gpus_of,
     in_dtype_of,
     layout_for,
@@ -70,44 +68,44 @@ def fit(
     global random state are left as found, whether training succeeds or not.
 
     Args:
-        model: network from images (batch, channels, height, width) to logits (batch, classes).
-        train: source domain name to its dataset of (image float (channels, height, width), label
-            int64) pairs, such as `split.train`. Images are cast to the type of the network's
+        model: Network from images (batch, channels, height, width) to logits (batch, classes).
+        train: Source domain name to its dataset of (image float (channels, height, width), label
+            int64) pairs, such as ``split.train``. Images are cast to the type of the network's
             weights.
-        steps: updates to make; 0 leaves the network as it is.
-        lr: the largest learning rate, reached after 30 % of the steps (see `one_cycle`).
-        batch_size: images of *every* domain in a step. A domain is walked through in random order,
+        steps: Updates to make; 0 leaves the network as it is.
+        lr: The largest learning rate, reached after 30 % of the steps (see `one_cycle`).
+        batch_size: Images of *every* domain in a step. A domain is walked through in random order,
             again and again.
-        algorithm: "ERM" minimises the mean over domains of their risks, "VREx" adds `vrex_lambda`
+        algorithm: "ERM" minimises the mean over domains of their risks, "VREx" adds ``vrex_lambda``
             times the (population) variance of these risks.
-        vrex_lambda: weight of the variance, at least 0. (DomainBed's default is 10, for 5000
-            steps; in 800 steps that costs accuracy on the source domains themselves, 1 does not.)
-        vrex_anneal_steps: steps over which that weight grows linearly from 0; None for 30 % of
-            `steps`, those in which the learning rate grows. (DomainBed switches from 1 to its
-            `vrex_lambda` at once, and therefore has to reset Adam; a ramp needs no reset.)
+        vrex_lambda: Weight of the variance, at least 0. (DomainBed's default is 10, for 5000
+            steps.)
+        vrex_anneal_steps: Steps over which that weight grows linearly from 0; None for 30 % of
+            ``steps``, those in which the learning rate grows. (DomainBed switches from 1 to its
+            ``vrex_lambda`` at once, and therefore has to reset Adam; a ramp needs no reset.)
         weight_decay: Adam's L2 penalty.
-        max_shift: every image is moved by up to this many pixels in either direction; what comes
+        max_shift: Every image is moved by up to this many pixels in either direction; what comes
             into view repeats the border pixels.
-        seed: seed of the order of the images, the shifts and any dropout; at least 0.
-        device: where to train; the network is moved there and stays. None for where it is.
+        seed: Seed of the order of the images, the shifts and any dropout; at least 0.
+        device: Where to train; the network is moved there and stays. None for where it is.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
             autocast. Weights, losses and Adam stay in float32; in "float16" the loss is scaled, and
-            a step whose gradients overflow is left out (`torch.amp.GradScaler`).
-        workers: processes that read images from datasets not held in memory; 0 for none.
-        progress: show a progress bar.
+            a step whose gradients overflow is left out (``torch.amp.GradScaler``).
+        workers: Processes that read images from datasets not held in memory; 0 for none.
+        progress: Show a progress bar.
 
     Returns:
         One row a step: step (from 1), loss (the objective, nats) and, for each domain, a column of
         its name with its risk (mean cross-entropy of its images in this step, nats).
 
     Raises:
-        ValueError: for no domain, an empty domain, V-REx with one domain, an unknown algorithm,
-            settings out of range, images of different shapes, labels outside the network's classes,
+        ValueError: No domain, an empty domain, V-REx with one domain, an unknown algorithm, a
+            setting out of range, images of different shapes, labels outside the network's classes,
             a network without trainable parameters, a precision that the device cannot compute in,
-            or a loss that is NaN or infinite (with the step
-            and the domain; on a CPU the weights are then those of the step before).
-        TypeError: for something else than a network or than named domains, images or labels of
-            another type, or a network that does not return logits.
+            or a loss that is NaN or infinite (with the step and the domain; on a CPU the weights
+            are then those of the step before).
+        TypeError: Something else than a network or than named domains, images or labels of another
+            type, or a network that does not return logits.
 
     Source:
         V-REx: Krueger et al., "Out-of-distribution generalization via risk extrapolation", ICML
@@ -124,21 +122,20 @@ def fit(
         (['step', 'loss', 'photo', 'sketch'], 3)
     """
     check_model(model)
-    train = sources(train)
-    check_whole_numbers(steps=(steps, 0), batch_size=(batch_size, 1), max_shift=(max_shift, 0))
-    check_whole_numbers(seed=(seed, 0))
+    train = source_domains(train)
+    steps, batch_size = whole_number("steps", steps), whole_number("batch_size", batch_size, 1)
+    max_shift, seed = whole_number("max_shift", max_shift), whole_number("seed", seed)
     check_numbers(lr=lr, vrex_lambda=vrex_lambda, weight_decay=weight_decay)
     check_algorithm(algorithm, train)
-    if vrex_anneal_steps is None:
-        vrex_anneal_steps = int(WARM_UP * steps)
-    check_whole_numbers(vrex_anneal_steps=(vrex_anneal_steps, 0))
+    ramp = int(WARM_UP * steps) if vrex_anneal_steps is None else vrex_anneal_steps
+    whole_number("vrex_anneal_steps", ramp)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError(
             "the model has no trainable parameter; expected at least one with requires_grad=True "
             "(was it frozen?)"
         )
-    place = move(model, device, precision)
+    device = move(model, device, precision)
     layout = layout_for(model, precision)
     shape, classes = check_domains(model, train)
 
@@ -149,23 +146,19 @@ def fit(
         for name, dataset in train.items()
     }
     moves = (steps, len(train) * batch_size, 2)
-    shifts = torch.randint(0, 2 * max_shift + 1, moves, generator=generator).to(place)
-    losses = torch.zeros(steps, 1 + len(train), device=place)  # the objective, then each risk
+    shifts = torch.randint(0, 2 * max_shift + 1, moves, generator=generator).to(device)
+    losses = torch.zeros(steps, 1 + len(train), device=device)  # the objective, then each risk
 
     with _trained_as_found(model, layout, seed):
         model.train()
         optimizer = torch.optim.Adam(
-            parameters, lr=lr, weight_decay=weight_decay, fused=place.type in ("cpu", "cuda")
+            parameters, lr=lr, weight_decay=weight_decay, fused=device.type in ("cpu", "cuda")
         )
-        scaler = torch.amp.GradScaler(place.type, enabled=precision == "float16")
-        loader = read(train, orders, workers=workers, seed=seed, device=place)
-        for step in _progress(steps, progress):
-            parts = next(loader)
-            for name, part in parts.items():
-                where = f"domain {name!r}, step {step + 1}"
-                check_batch(*part, where=where, shape=shape, num_classes=classes)
-            images = _together((images for images, _ in parts.values()), place)
-            labels = _together((labels for _, labels in parts.values()), place)
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        mixed = mixed_batches(
+            train, orders, shape, classes, workers=workers, seed=seed, device=device
+        )
+        for step, (images, labels) in enumerate(_progress(mixed, steps, progress)):
             images = shift_images(in_dtype_of(model, images), shifts[step], max_shift)
             images = images.contiguous(memory_format=layout)
 
@@ -175,11 +168,11 @@ def fit(
             risks = nats.view(len(train), batch_size).mean(1)  # (domains,)
             loss = risks.mean()
             if algorithm == "VREx":
-                weight = vrex_lambda * min(1.0, (step + 1) / max(1, vrex_anneal_steps))
+                weight = vrex_lambda * min(1.0, (step + 1) / max(1, ramp))
                 loss = loss + weight * risks.var(correction=0)
             losses[step, 0], losses[step, 1:] = loss.detach(), risks.detach()
             # A look at the losses makes a GPU wait for its queue to empty, and a CPU for nothing.
-            every = 1 if place.type == "cpu" else 50
+            every = 1 if device.type == "cpu" else 50
             if (step + 1) % every == 0 or step + 1 == steps:
                 check_losses(losses, range(max(0, step + 1 - every), step + 1), list(train))
 
@@ -204,9 +197,9 @@ def one_cycle(step: int, steps: int, lr: float) -> float:
     Both ways along half a cosine, the first from lr / 25.
 
     Args:
-        step: from 0 to steps - 1.
-        steps: how many there are.
-        lr: the largest learning rate.
+        step: From 0 to steps - 1.
+        steps: How many there are.
+        lr: The largest learning rate.
 
     Returns:
         The learning rate.
@@ -233,9 +226,9 @@ def shift_images(images: Tensor, shifts: Tensor, max_shift: int) -> Tensor:
 
     Args:
         images: (batch, channels, height, width).
-        shifts: int64 (batch, 2), rows and columns from 0 to 2 * max_shift; `max_shift` is no move,
-            a larger number moves the picture up or left.
-        max_shift: the largest move in pixels.
+        shifts: int64 (batch, 2), rows and columns from 0 to 2 * max_shift; ``max_shift`` is no
+            move, a larger number moves the picture up or left.
+        max_shift: The largest move in pixels.
 
     Returns:
         The images moved, (batch, channels, height, width).
@@ -255,114 +248,8 @@ def shift_images(images: Tensor, shifts: Tensor, max_shift: int) -> Tensor:
     return windows[each, :, shifts[:, 0], shifts[:, 1]]
 
 
-def recalibrate_batchnorm(
-    model: nn.Module,
-    train: Mapping[str, Dataset],
-    *,
-    images_per_domain: int = 512,
-    batch_size: int = 128,
-    seed: int = 0,
-    workers: int = 0,
-) -> int:
-    """Estimate the running statistics of every BatchNorm anew, on images of the source domains.
-
-    After pruning, the statistics of the larger network no longer fit. They are forgotten and
-    replaced by averages over batches that mix all domains, as training batches do. Parameters,
-    modes, momenta and the random state stay as they are; if an error is raised, so do the
-    statistics. This runs in float32 (in the type of the weights): half precision would round what
-    every later image is normalised with.
-
-    Args:
-        model: the network, changed in place; on its own device.
-        train: source domain name to its dataset, such as `split.train`.
-        images_per_domain: images taken of each domain (all of a smaller one), drawn at random.
-        batch_size: about how many images a batch has, all domains together; at least 2.
-        seed: seed of the draw; at least 0.
-        workers: processes that read images from datasets not held in memory; 0 for none. No
-            influence on the result.
-
-    Returns:
-        How many BatchNorm layers were recalibrated; 0 if the network has none (or none that keeps
-        running statistics), and then nothing happens.
-
-    Raises:
-        ValueError: for no domain, an empty domain, images of different shapes, labels outside the
-            classes, settings out of range, or statistics that become NaN or infinite.
-        TypeError: for something else than a network or than named domains, images or labels of
-            another type, or a network that does not return logits.
-
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
-        >>> bright = TensorDataset(torch.full((8, 3, 2, 2), 5.0), torch.zeros(8, dtype=torch.long))
-        >>> recalibrate_batchnorm(network, {"bright": bright})
-        1
-        >>> network[0].running_mean
-        tensor([5., 5., 5.])
-    """
-    check_model(model)
-    train = sources(train)
-    check_whole_numbers(images_per_domain=(images_per_domain, 1), batch_size=(batch_size, 2))
-    check_whole_numbers(seed=(seed, 0))
-    shape, classes = check_domains(model, train)
-    layers: list[_BatchNorm] = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
-    if not layers:
-        return 0
-    generator = torch.Generator().manual_seed(seed)
-    orders = {
-        name: torch.randperm(count(dataset), generator=generator)[:images_per_domain]
-        for name, dataset in train.items()
-    }
-    total = sum(len(order) for order in orders.values())
-    number = math.ceil(total / batch_size)
-    chunks = {name: order.tensor_split(number) for name, order in orders.items()}
-    place, layout = device_of(model), layout_for(model)
-    momenta = [layer.momentum for layer in layers]
-    statistics = [{key: value.clone() for key, value in layer.named_buffers()} for layer in layers]
-    try:
-        with evaluating(model), torch.no_grad():  # dropout off
-            for layer in layers:
-                layer.reset_running_stats()
-                layer.momentum = None  # a cumulative average: every batch counts the same
-                layer.train()
-            loader = read(train, chunks, workers=workers, seed=seed, device=place)
-            for batch, parts in enumerate(loader):
-                for name, part in parts.items():
-                    where = f"domain {name!r}, batch {batch}"
-                    check_batch(*part, where=where, shape=shape, num_classes=classes)
-                images = _together((images for images, _ in parts.values()), place)
-                model(in_dtype_of(model, images).contiguous(memory_format=layout))
-        for name, layer in ((n, m) for n, m in model.named_modules() if m in layers):
-            if not bool(torch.isfinite(layer.running_var).all()):
-                raise ValueError(
-                    f"the statistics of BatchNorm {name!r} became NaN or infinite; check the "
-                    f"images and weights for values that are not finite"
-                )
-    except BaseException:
-        for layer, found in zip(layers, statistics, strict=True):
-            for key, value in found.items():
-                layer.get_buffer(key).copy_(value)
-        raise
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-    return len(layers)
-
-
-def _together(parts: Iterable[Tensor], place: torch.device) -> Tensor:
-    """The parts of a batch, one after the other on a device.
-
-    Each goes there by itself, since a batch put together here would lie in unpinned memory.
-    """
-    return torch.cat([to_device(part, place) for part in parts])
-
-
 def _endless_order(images: int, wanted: int, generator: torch.Generator) -> Tensor:
-    # (wanted,) places: all images in random order, then all again in another, and so on.
+    """(wanted,) indices: all images in random order, then all again in another, and so on."""
     rounds = math.ceil(wanted / images)
     orders = [torch.randperm(images, generator=generator) for _ in range(rounds)]
     return torch.cat([*orders, torch.zeros(0, dtype=torch.long)])[:wanted]
@@ -398,9 +285,9 @@ def _trained_as_found(model: nn.Module, layout: torch.memory_format, seed: int) 
                 parameter.grad = gradient
 
 
-def _progress(steps: int, show: bool) -> Iterator[int]:
+def _progress(batches: Iterable[Batch], steps: int, show: bool) -> Iterable[Batch]:
     if not show:
-        return iter(range(steps))
+        return batches
     from tqdm.auto import tqdm
 
-    return iter(tqdm(range(steps), desc="fit", unit="step"))
+    return tqdm(batches, total=steps, desc="fit", unit="step")

@@ -151,7 +151,7 @@ def prune(
     """Trace, score, plan, apply and check in one call.
 
     The smaller network still needs
-    :func:`~dgprune_lite.networks.training.recalibrate_batchnorm` and fine-tuning with
+    :func:`~dgprune_lite.networks.recalibration.recalibrate_batchnorm` and fine-tuning with
     :func:`~dgprune_lite.networks.training.fit`.
 
     Args:

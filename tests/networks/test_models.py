@@ -93,10 +93,10 @@ def test_unknown_name_gives_the_nearest(name, nearest):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"num_classes": 0}, ValueError, "num_classes is 0; expected at least 1"),
+        ({"num_classes": 0}, ValueError, "num_classes is 0; expected a whole number of at least 1"),
         ({"num_classes": 2.0}, TypeError, "num_classes is 2.0; expected a whole number"),
         ({"width": 0}, ValueError, "width is 0"),
-        ({"in_channels": 0}, ValueError, "in_channels is 0; expected at least 1"),
+        ({"in_channels": 0}, ValueError, "in_channels is 0; expected a whole number of at least 1"),
         ({"in_channels": 1.0}, TypeError, r"in_channels is 1\.0; expected a whole number"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"seed": "0"}, TypeError, "seed is '0'"),

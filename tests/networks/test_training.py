@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from dgprune_lite.networks.models import build_model
-from dgprune_lite.networks.training import fit, one_cycle, recalibrate_batchnorm, shift_images
+from dgprune_lite.networks.recalibration import recalibrate_batchnorm
+from dgprune_lite.networks.training import fit, one_cycle, shift_images
 
 
 def domain(n=24, seed=0, classes=3, side=8, brightness=0.0):
@@ -356,7 +357,7 @@ def test_it_trains_inside_no_grad():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"steps": -1}, ValueError, "steps is -1; expected at least 0"),
+        ({"steps": -1}, ValueError, "steps is -1; expected a whole number of at least 0"),
         ({"steps": 1.5}, TypeError, "steps is 1.5; expected a whole number"),
         ({"batch_size": 0}, ValueError, "batch_size is 0"),
         ({"max_shift": -1}, ValueError, "max_shift is -1"),
@@ -527,7 +528,7 @@ def test_recalibration_refuses_statistics_that_are_not_finite():
     with pytest.raises(ValueError, match="statistics of BatchNorm '1' became NaN or infinite"):
         recalibrate_batchnorm(model, {"a": TensorDataset(images, labels)})
     assert torch.isfinite(model[1].running_var).all()
-    with pytest.raises(ValueError, match="batch_size is 1; expected at least 2"):
+    with pytest.raises(ValueError, match="batch_size is 1; expected a whole number of at least 2"):
         recalibrate_batchnorm(model, domains(), batch_size=1)
 
 

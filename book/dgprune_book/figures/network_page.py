@@ -32,7 +32,7 @@ from dgprune_lite.checks import nearest_name
 from dgprune_lite.domains import count, fetch
 from dgprune_lite.files import write_atomically
 from dgprune_lite.networks.models import build_model
-from dgprune_lite.networks.training import recalibrate_batchnorm
+from dgprune_lite.networks.recalibration import recalibrate_batchnorm
 from dgprune_lite.pruning.pruning import kept_filters
 from dgprune_lite.running import evaluating
 from dgprune_lite.scores.criteria import NEEDS_STATISTICS

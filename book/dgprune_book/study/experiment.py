@@ -39,7 +39,8 @@ from dgprune_lite.domains import (
 from dgprune_lite.files import write_atomically
 from dgprune_lite.networks.evaluation import evaluate, summarize
 from dgprune_lite.networks.models import build_model, load_model, save_model
-from dgprune_lite.networks.training import fit, recalibrate_batchnorm
+from dgprune_lite.networks.recalibration import recalibrate_batchnorm
+from dgprune_lite.networks.training import fit
 from dgprune_lite.pruning.pruning import PruningPlan, kept_filters, make_plan, plan_pruning
 from dgprune_lite.running import device_of
 from dgprune_lite.scores.criteria import NEEDS_STATISTICS, normalize_groups, score

@@ -1,36 +1,31 @@
-"""What training refuses, and how it says so."""
+"""The source domains as training sees them: checked, and mixed batch by batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.checks import named_domains, nearest_name
-from dgprune_lite.domains import check_batch, count, fetch
+from dgprune_lite.domains import check_batch, count, fetch, read, to_device
 from dgprune_lite.running import count_classes, device_of, in_dtype_of
 
 ALGORITHMS = ("ERM", "VREx")
-
-
-def check_whole_numbers(**settings: tuple[int, int]) -> None:
-    for name, (value, least) in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is {value!r}; expected a whole number")
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
+Batch = tuple[Tensor, Tensor]
 
 
 def check_numbers(**settings: float) -> None:
+    """Raise a ValueError that names the first setting that is negative, NaN or infinite."""
     for name, value in settings.items():
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{name} is {value!r}; expected a finite number of at least 0")
 
 
 def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
+    """Raise a ValueError unless the algorithm is known and has the domains it needs."""
     if algorithm not in ALGORITHMS:
         raise ValueError(
             f"unknown algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}."
@@ -43,7 +38,8 @@ def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
         )
 
 
-def sources(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
+def source_domains(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Return named datasets, none of them called like a column of the history."""
     train = named_domains(train, "train")
     taken = [name for name in train if name in ("step", "loss")]
     if taken:
@@ -67,7 +63,32 @@ def check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[in
     return shapes[name], count_classes(model, in_dtype_of(model, images.to(device_of(model))))
 
 
+def mixed_batches(
+    train: dict[str, Dataset],
+    indices: Mapping[str, Sequence[Tensor] | Tensor],
+    shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    workers: int,
+    seed: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """Images and labels of all domains, one domain after the other, checked and on a device."""
+    loader = read(train, indices, workers=workers, seed=seed, device=device)
+    for number, parts in enumerate(loader):
+        for name, part in parts.items():
+            where = f"domain {name!r}, batch {number}"
+            check_batch(*part, where=where, shape=shape, num_classes=num_classes)
+        # Each part goes to the device by itself: what is put together here is in no pinned memory.
+        images, labels = zip(*parts.values(), strict=True)
+        yield (
+            torch.cat([to_device(part, device) for part in images]),
+            torch.cat([to_device(part, device) for part in labels]),
+        )
+
+
 def check_losses(losses: Tensor, steps: range, names: list[str]) -> None:
+    """Raise a ValueError that names the step and domain of the first loss that is not finite."""
     table = losses[steps.start : steps.stop].cpu()
     if bool(torch.isfinite(table).all()):
         return
