@@ -14,7 +14,7 @@ def make_book(folder: Path, chapter: str) -> Path:
     shutil.copy(ROOT / "_config.yml", folder)
     shutil.copytree(ROOT / "book" / "_ext", folder / "book" / "_ext")
     (folder / "book" / "_static").mkdir()
-    for name in ("dgprune.css", "favicon.svg"):
+    for name in ("fonts.css", "dgprune.css", "favicon.svg"):
         shutil.copy(ROOT / "book" / "_static" / name, folder / "book" / "_static")
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
     (folder / "_toc.yml").write_text("format: jb-book\nroot: book/chapter\n")

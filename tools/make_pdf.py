@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 from bs4 import BeautifulSoup, Tag
-from chromium import FLAGS, require_chromium
+from chromium import launch, require_chromium
 
 ROOT = Path(__file__).parent.parent
 STYLE = Path(__file__).with_suffix(".css")
@@ -92,6 +92,7 @@ DOCUMENT = Template("""<!DOCTYPE html>
 <meta name="author" content="$author">
 <title>$title</title>
 <link rel="stylesheet" href="$static/pygments.css">
+<link rel="stylesheet" href="$static/fonts.css">
 <style>$style</style>
 <script>MathJax = {options: {ignoreHtmlClass: "dg-book", processHtmlClass: "math"}}</script>
 <script defer src="$static/vendor/mathjax/tex-mml-chtml.js"></script>
@@ -225,8 +226,17 @@ def contents(entries: list[tuple[int, str, str]]) -> str:
     return "<ol>" + "\n".join([*lines, "</ol></li>" if inside else ""]) + "</ol>"
 
 
-def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
-    """The document to print, and how many headings it has."""
+def title(heading: str) -> str:
+    """A heading's text, from its HTML.
+
+    >>> title('<span class="section-number">1. </span>One\\n  <em>domain</em> out')
+    '1. One domain out'
+    """
+    return " ".join(BeautifulSoup(heading, "html.parser").get_text().split())
+
+
+def assemble(source: Path, site: Path, edition: str) -> tuple[str, list[str]]:
+    """The document to print, and the titles of its headings, in order."""
     config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
     toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
     files = [site / f"{name}.html" for name in page_names(toc)]
@@ -237,7 +247,7 @@ def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
     rules = []
     for name, article in zip(names, articles, strict=True):
         running = " ".join(article.find("h1").get_text().split()).replace('"', "'")
-        look = f'content: "{running}"; font: 8.5pt sans-serif; color: #444'
+        look = f'content: "{running}"; font: 8.5pt "Source Sans 3"; color: #444'
         rules.append(
             f"[id='{name}'] {{ page: p-{name} }} @page p-{name} {{ @bottom-left {{ {look} }} }}"
         )
@@ -252,7 +262,30 @@ def assemble(source: Path, site: Path, edition: str) -> tuple[str, int]:
         contents=contents(entries),
         articles="\n".join(map(str, articles)),
     )
-    return document, len(entries)
+    return document, [title(text) for _, text, _ in entries]
+
+
+def set_titles(pdf: Path, titles: list[str]) -> None:
+    """Write the titles of a PDF's outline anew.
+
+    Chromium takes them from the lines on paper, and joins two lines without a space.
+    """
+    from pypdf import PdfWriter
+    from pypdf.generic import NameObject, TextStringObject
+
+    writer = PdfWriter(clone_from=pdf)
+
+    def walk(entry: Any) -> Iterator[Any]:
+        while entry is not None:
+            entry = entry.get_object()
+            yield entry
+            yield from walk(entry.get("/First"))
+            entry = entry.get("/Next")
+
+    entries = walk(writer.root_object["/Outlines"].get_object().get("/First"))
+    for entry, text in zip(entries, titles, strict=True):
+        entry[NameObject("/Title")] = TextStringObject(text)
+    writer.write(pdf)
 
 
 def heading_pages(pdf: Path) -> list[int]:
@@ -277,7 +310,7 @@ def make(source: Path, site: Path, edition: str, output: Path) -> list[str]:
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        browser = launch(playwright, executable)
         context = browser.new_context(
             offline=True, color_scheme="light", viewport={"width": WIDTH, "height": HEIGHT}
         )
@@ -285,7 +318,7 @@ def make(source: Path, site: Path, edition: str, output: Path) -> list[str]:
         page.emulate_media(media="print")
         draft = Path(folder, "book.html")
         printed = Path(folder, "book.pdf")
-        document, count = assemble(source, site, edition)
+        document, titles = assemble(source, site, edition)
         draft.write_text(document, encoding="utf-8")
         page.goto(draft.as_uri(), wait_until="load")
         page.evaluate(READY)
@@ -293,11 +326,12 @@ def make(source: Path, site: Path, edition: str, output: Path) -> list[str]:
         options = {"prefer_css_page_size": True, "print_background": True}
         page.pdf(path=printed, outline=True, tagged=True, **options)
         numbers = heading_pages(printed)
-        if len(numbers) != count:
-            raise RuntimeError(f"the PDF's outline has {len(numbers)} of {count} headings")
+        if len(numbers) != len(titles):
+            raise RuntimeError(f"the PDF's outline has {len(numbers)} of {len(titles)} headings")
         page.evaluate(NUMBER, numbers)
         page.pdf(path=printed, outline=True, tagged=True, **options)
         browser.close()
+        set_titles(printed, titles)
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = output.with_suffix(".part")
         shutil.copyfile(printed, beside)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
-from chromium import FLAGS, find_chromium
+from chromium import find_chromium, launch
 from nbclient import NotebookClient
 from nbconvert.exporters import SlidesExporter
 
@@ -109,9 +109,9 @@ def write(notebook: Any, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
         made = Path(parent, "slides")
-        for name in ("reveal", "mathjax"):
+        for name in ("reveal", "mathjax", "source-sans", "source-code"):
             shutil.copytree(STATIC / "vendor" / name, made / "vendor" / name)
-        for path in (BOOK / "slides" / "slides.css", STATIC / "favicon.svg"):
+        for path in (BOOK / "slides" / "slides.css", STATIC / "fonts.css", STATIC / "favicon.svg"):
             shutil.copy(path, made)
         (made / "index.html").write_text(page, encoding="utf-8")
         if folder.exists():
@@ -129,7 +129,7 @@ def print_pdf(page: Path, pdf: Path) -> bool:
 
     with tempfile.TemporaryDirectory(dir=pdf.parent) as folder, sync_playwright() as playwright:
         made = Path(folder, "slides.pdf")
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        browser = launch(playwright, executable)
         sheets = browser.new_context(offline=True, viewport=SIZE).new_page()
         sheets.goto(f"{page.resolve().as_uri()}?view=print", wait_until="load")
         sheets.wait_for_selector("html[data-printable]", timeout=120_000)

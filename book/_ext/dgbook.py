@@ -12,6 +12,7 @@ When pages are written it
 - leaves out the theme's preloading of fonts, which a browser refuses for pages opened from a disk
   (the style sheet loads the same fonts);
 - lets scripts wait until the page is drawn, above all 1.5 MB that draw icons;
+- offers Colab, Binder and a notebook to download only where a notebook lies beside the page;
 - makes the bibliography a list of list items (its entries' role is no longer one of the standard),
   and of the parameters of a signature plain text (a list of definitions needs terms);
 - puts the notebooks made for Colab where the download button looks, in place of ones full of
@@ -91,11 +92,28 @@ def is_unwanted(file: Any) -> bool:
     )
 
 
+def without_notebook(buttons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a page's buttons, and those of its menus, without those that need its notebook.
+
+    >>> without_notebook([{"label": "launch-buttons", "buttons": [{"text": "Colab"}]},
+    ...     {"buttons": [{"label": "download-notebook-button"}, {"label": "download-pdf-button"}]}])
+    [{'buttons': [{'label': 'download-pdf-button'}]}]
+    """
+    kept = []
+    for button in buttons:
+        if button.get("label") not in ("launch-buttons", "download-notebook-button"):
+            menu = {"buttons": without_notebook(button["buttons"])} if "buttons" in button else {}
+            kept.append(button | menu)
+    return kept
+
+
 def _finish_page(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context.get(kind, []) if not is_unwanted(file)]
+    if not Path(app.srcdir, f"{pagename}.ipynb").is_file():
+        context["header_buttons"] = without_notebook(context.get("header_buttons", []))
     if "body" in context:
         context["body"] = mend_lists(replace_widgets(context["body"]))
 

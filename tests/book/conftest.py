@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from chromium import FLAGS, NO_CHROMIUM, find_chromium
+from chromium import NO_CHROMIUM, find_chromium, launch
+from pages import machine_letters, too_wide_on_phones
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD_FLAGS = ["-W", "--keep-going", "-n"]  # the Makefile's; tests/test_repository.py compares them
@@ -96,8 +97,9 @@ class Visit:
     images_without_alt: list[str]
     formulas: int
     formulas_drawn: int
-    width_on_phone: int
+    too_wide_on_phone: list[str]
     distorted_on_phone: list[str]  # images that lost their shape
+    machine_letters: dict[str, str]  # what no font of the page has
 
 
 class Browser:
@@ -169,9 +171,7 @@ class Browser:
             "formulas": page.locator("article .math").count(),
             "formulas_drawn": page.locator(DRAWN_FORMULA).count(),
         }
-        page.set_viewport_size({"width": 360, "height": 740})
-        page.wait_for_timeout(200)
-        width = page.evaluate("() => document.scrollingElement.scrollWidth")
+        too_wide = too_wide_on_phones(page)
         distorted = page.eval_on_selector_all(
             "article img",
             "all => all.filter(e => Math.abs(e.naturalWidth / e.naturalHeight"
@@ -180,8 +180,9 @@ class Browser:
         return Visit(
             errors=errors,
             outside=outside,
-            width_on_phone=width,
+            too_wide_on_phone=too_wide,
             distorted_on_phone=distorted,
+            machine_letters=machine_letters(page),
             **visit,
         )
 
@@ -203,7 +204,7 @@ def chromium(chromium_path: str) -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium_path, args=FLAGS)
+        launched = launch(playwright, chromium_path)
         yield launched
         launched.close()
 

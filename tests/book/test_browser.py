@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from chromium import FLAGS
+from chromium import launch
 from dgprune_book.figures import network_page
 
 from dgprune_lite import trace_channels
@@ -75,8 +75,7 @@ def new_tab(chromium_path: str) -> Iterator[Callable[..., Tab]]:
     tabs = []
     with ThreadPoolExecutor(1) as thread:
         playwright = thread.submit(lambda: sync_playwright().start()).result()
-        launch = playwright.chromium.launch
-        chromium = thread.submit(launch, executable_path=chromium_path, args=FLAGS).result()
+        chromium = thread.submit(launch, playwright, chromium_path).result()
 
         def make(url: str = PAGE, script: str = RECORD, **options: Any) -> Tab:
             tab = Tab(thread, chromium, **options)

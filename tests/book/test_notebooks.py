@@ -109,6 +109,22 @@ def test_exercises_have_their_numbers_and_hints_are_folded(tmp_path):
 @pytest.mark.slow
 @pytest.mark.book
 @pytest.mark.xdist_group("book")
+def test_a_page_without_a_notebook_offers_none(book):
+    """Neither to open nor to download; its source and its print stay."""
+    offered = {}
+    for path in book.html.glob("book/**/*.html"):
+        page = path.relative_to(book.html).with_suffix("")
+        header = path.read_text(encoding="utf-8").partition("<article")[0]
+        hosts = [host for host in ("colab.research", "mybinder", ".ipynb") if host in header]
+        offered[str(page)] = (ROOT / page).with_suffix(".ipynb").is_file(), len(hosts)
+        assert "window.print()" in header
+    assert set(offered.values()) == {(True, 3), (False, 0)}, offered
+    assert offered["book/index"] == (False, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.book
+@pytest.mark.xdist_group("book")
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_the_buttons_of_a_page_open_its_notebook(book, chapter):
     page = (book.html / "book" / f"{chapter.stem}.html").read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ import jupytext
 import make_slides
 import nbformat
 import pytest
+from pages import machine_letters
 from pypdf import PdfReader
 
 ROOT = Path(__file__).parent.parent.parent
@@ -133,6 +134,10 @@ class TestShown:
             page.evaluate("number => Reveal.slide(number)", number)
             found[number] = page.evaluate(AXE)
         assert not any(found.values()), found
+
+    def test_they_bring_the_fonts_of_all_their_letters(self, show):
+        assert machine_letters(show[0]) == {}
+        show[0].evaluate("() => document.getElementById('samples').remove()")
 
     def test_no_other_host_and_no_error(self, show):
         _, errors, outside = show
