@@ -21,7 +21,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help book student instructor pdf test quick test-oldest test-gpu bench study clean env-book env-pdf env-test
+.PHONY: help book student instructor pdf test quick fresh test-oldest test-gpu bench study clean env-book env-pdf env-test
 
 # One computing thread a process: two processes on two cores beat one process with two threads by
 # far, and the numbers do not depend on how many cores a machine has.
@@ -74,10 +74,13 @@ pdf: env-pdf ## print the book into _build/dgprune_lite.pdf, without solutions
 
 test: env-test lint ## check style and types, run all tests, doctests and the book (minutes)
 	@$(RUN) tools/chromium.py "make test"
-	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 10
 
 quick: env-test lint ## check style and types, run the fast tests (under 2 minutes)
 	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not slow and not book"
+
+fresh: ## run the tests as on a newcomer's machine: a clone, an environment from nothing, an empty HOME
+	$(PYTHON) tools/fresh_machine.py test PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" JOBS="$(JOBS)"
 
 test-oldest: env-test ## run the package's tests with the oldest versions that pyproject.toml promises
 	rm -rf $(OLDEST) && $(RUN) -m venv $(OLDEST)
