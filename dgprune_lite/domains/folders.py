@@ -17,6 +17,7 @@ from dgprune_lite.checks import nearest_name, whole_number
 from dgprune_lite.domains.base import MultipleDomainDataset
 from dgprune_lite.domains.decoding import load_rgb, unreadable_images
 from dgprune_lite.domains.images import ImageDomain, balanced_indices
+from dgprune_lite.domains.loading import count
 from dgprune_lite.domains.tensors import ImageTensors
 
 CHECKS = ("quick", "full", "none")
@@ -95,7 +96,7 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
             )
         if self.ROOT and (folder / self.ROOT).is_dir():
             folder = folder / self.ROOT
-        files = self._find_images(folder)
+        files = self._read_folders(folder)
         paths = [path for found in files.values() for path, _ in found]
         bad = {} if check == "none" else unreadable_images(paths, thorough=check == "full")
         known = {str(folder / path) for path in self.KNOWN_DAMAGED}
@@ -116,14 +117,14 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
             raise ValueError(f"{name} has no readable image in {listed('domain', gone)}; copy anew")
         self._hold(domains, image_size, limit, seed, left_out=sorted(bad))
 
-    def _find_images(self, root: Path) -> dict[str, list[tuple[str, int]]]:
-        """Return (path, label) of all images by domain; fill in names of domains and classes."""
+    def _read_folders(self, root: Path) -> dict[str, list[tuple[str, int]]]:
+        """Return (path, label) of all images by domain; take names left open from the folders."""
         from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-        name = type(self).__name__
+        dataset = type(self).__name__
 
         def incomplete(problem: str) -> FileNotFoundError:
-            return FileNotFoundError(f"{name}: {problem}. {self._expected_tree(root)}")
+            return FileNotFoundError(f"{dataset}: {problem}. {self._expected_tree(root)}")
 
         if not root.is_dir():
             raise incomplete(f"there is no folder {str(root)!r}")
@@ -131,45 +132,43 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         self.FOLDERS = dict(self.FOLDERS) or {folder: folder for folder in present}
         missing = [folder for folder in self.FOLDERS.values() if folder not in present]
         if len(missing) == len(self.FOLDERS):
-            found = ", ".join(present) or "none"
-            raise incomplete(f"{str(root)!r} holds none of its domains (folders found: {found})")
+            shown = ", ".join(present) or "none"
+            raise incomplete(f"{str(root)!r} holds none of its domains (folders found: {shown})")
         partly = "was it copied only in part"
         if missing:
             raise incomplete(f"{str(root)!r} lacks {listed('domain', missing)}; {partly}?")
 
-        classes = {folder: _folders(root / folder) for folder in self.FOLDERS.values()}
-        known = self.class_names or tuple(sorted(set().union(*classes.values())))
-        self.class_names = known
-        strange = [f"{folder}/{name}" for folder in classes for name in classes[folder]]
-        strange = [path for path in strange if path.split("/")[1] not in known]
-        if strange:
+        paths = self.FOLDERS.values()
+        found = {f"{path}/{name}" for path in paths for name in _folders(root / path)}
+        self.class_names = self.class_names or tuple(sorted({path.split("/")[1] for path in found}))
+        wanted = {f"{path}/{name}" for path in paths for name in self.class_names}
+        if strange := sorted(found - wanted):
             raise ValueError(
-                f"{name} has no such class: {listed('folder', strange)} in {str(root)!r}; "
-                f"expected {', '.join(known)} in every domain, since labels must mean the same "
-                f"everywhere.{nearest_name(strange[0].split('/')[1], known)} Rename or remove it"
+                f"{dataset} has no such class: {listed('folder', strange)} in {str(root)!r}; "
+                f"expected {', '.join(self.class_names)} in every domain, since labels must mean "
+                f"the same everywhere.{nearest_name(strange[0].split('/')[1], self.class_names)} "
+                f"Rename or remove it"
             )
-        wanted = [(folder, name) for folder in classes for name in known]
-        missing = [f"{folder}/{name}" for folder, name in wanted if name not in classes[folder]]
-        if missing or not known:
+        if wanted - found or not wanted:
             raise incomplete(
-                f"{str(root)!r} lacks {listed('class folder', missing)}; {partly}, or has a class "
-                f"another name in another domain?"
+                f"{str(root)!r} lacks {listed('class folder', sorted(wanted - found))}; {partly}, "
+                f"or has a class another name in another domain?"
             )
 
         def is_image(path: str) -> bool:
             inner = path[len(str(root)) :].split(os.sep)
             return path.lower().endswith(IMG_EXTENSIONS) and not any(map(_is_clutter, inner))
 
-        labels = {name: label for label, name in enumerate(known)}
+        labels = {name: label for label, name in enumerate(self.class_names)}
         files = {
-            env: make_dataset(str(root / folder), labels, None, is_image, allow_empty=True)
-            for env, folder in self.FOLDERS.items()
+            env: make_dataset(str(root / path), labels, None, is_image, allow_empty=True)
+            for env, path in self.FOLDERS.items()
         }
-        full = {(self.FOLDERS[env], known[label]) for env in files for _, label in files[env]}
-        empty = ["/".join(pair) for pair in wanted if pair not in full]
-        if empty:
+        for env, path in self.FOLDERS.items():
+            wanted -= {f"{path}/{self.class_names[label]}" for _, label in files[env]}
+        if wanted:
             raise incomplete(
-                f"{listed('class folder', empty)} in {str(root)!r} without any image (of "
+                f"{listed('class folder', sorted(wanted))} in {str(root)!r} without any image (of "
                 f"{', '.join(IMG_EXTENSIONS)}); {partly}?"
             )
         return files
@@ -198,7 +197,6 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
             held = {env: _limited(domain, limit, seed) for env, domain in held.items()}
         super().__init__(held, self.class_names, (3, size, size))
         self.left_out = tuple(left_out)
-        self._sizes = {env: len(domain) for env, domain in held.items()}
 
     def for_training(self, env: str | int) -> Dataset:
         """Return a domain as training sees it: augmented at random."""
@@ -241,7 +239,7 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         )
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{env} {size}" for env, size in self._sizes.items())
+        sizes = ", ".join(f"{env} {count(self[env])}" for env in self)
         shape = "×".join(map(str, self.input_shape))
         return f"{type(self).__name__}({sizes}; {self.num_classes} classes, images {shape})"
 

