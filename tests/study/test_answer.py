@@ -34,7 +34,8 @@ def write(folder, name, losses=None, noise=0.0, dataset="DigitsLite"):
                 a, b = rng.normal(0, noise, 2)
                 shown = (0.95 - inside / 100 + a, 0.80 - unseen / 100 + b, 0.5)
                 for ratio in (0.4, 0.5):
-                    more = {"ratio": ratio, "dataset": dataset}
+                    scored_on = {"taylor": "train", "fisher": "train", "risk_variance": "val"}
+                    more = {"ratio": ratio, "dataset": dataset, "scored_on": scored_on.get(method)}
                     rows.append(row(method, env, seed, *shown, **more))
     write_results(folder / f"{name}.jsonl", rows, {"command": "made up"})
 

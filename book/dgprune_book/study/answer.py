@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from dgprune_book.study import analysis
+from dgprune_book.study.headlines import lost_points
 from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_results
 
@@ -55,7 +56,7 @@ class Results:
 
     @property
     def standard(self) -> list[str]:
-        """The standard criteria that were measured."""
+        """The standard criteria that were measured on these networks."""
         return [name for name in analysis.BASELINES if name in set(self.lost["method"])]
 
     def by_network(self, value: str, ratio: float | None = None) -> pd.DataFrame:
@@ -65,7 +66,7 @@ class Results:
     def losses_at(self, ratio: float | None = None) -> pd.DataFrame:
         """In-domain, unseen and extra loss of every network, mean of the standard criteria."""
         inside, unseen = (
-            self.by_network(value, ratio)[self.standard].mean(axis=1)
+            self.by_network(value, ratio)[self.standard].dropna().mean(axis=1)
             for value in ("loss_in_domain", "loss_unseen")
         )
         return pd.DataFrame({"in_domain": inside, "unseen": unseen, "extra": unseen - inside})
@@ -102,31 +103,28 @@ def all_results(folder: str | Path = "results") -> list[Results]:
         path, name = Path(folder, f"{file}.jsonl"), title.split()[0]
         if name in found or not path.is_file():
             continue
-        lost = _losses(path)
         beside = [Path(folder, f"{each}.jsonl") for each in further]
-        more = [_losses(each) for each in beside if each.is_file()]
-        found[name] = Results(name, title, ratio, lost, _same_networks(lost, more))
+        lost = _same_networks(_losses(path))
+        if ratio in set(lost["pruning_ratio"]):  # else the run has only begun
+            more = _losses(path, *(each for each in beside if each.is_file()))
+            found[name] = Results(name, title, ratio, lost, more)
     return list(found.values())
 
 
-def _losses(path: Path) -> pd.DataFrame:
-    """Losses of complete seeds, one shot and with the same share of every layer."""
-    lost = analysis.losses(analysis.balanced(read_results(path)[0]))
-    lost["method"] = lost["method"].str.replace(" images=400", "")  # PACS: as many as are held out
+def _losses(*paths: Path) -> pd.DataFrame:
+    """Losses in one shot, the same share of every layer, after the usual fine-tuning."""
+    lost = lost_points(*paths)
     lost = lost[(lost["schedule"] == "one-shot") & (lost["scope"] == "uniform")]
     return lost[lost["finetune_steps"] == lost["finetune_steps"].mode()[0]].reset_index(drop=True)
 
 
-def _same_networks(lost: pd.DataFrame, more: list[pd.DataFrame]) -> pd.DataFrame:
-    """``lost`` with the further methods that were measured on all its networks."""
-    keys = list(analysis.PAIR)
-    networks = len(lost[keys].drop_duplicates())
-    for each in more:
-        fits = each.merge(lost[keys].drop_duplicates(), on=keys)
-        sizes = fits.groupby("method")[keys[0]].size() >= networks
-        new = [name for name in sizes.index[sizes] if name not in set(lost["method"])]
-        lost = pd.concat([lost, fits[fits["method"].isin(new)]], ignore_index=True)
-    return lost
+def _same_networks(lost: pd.DataFrame) -> pd.DataFrame:
+    """At every ratio, the seeds that have all of ``CURVES`` on all domains: the same networks."""
+    shown = [name for name in CURVES if name in set(lost["method"])]
+    complete = len(shown) * lost["test_env"].nunique()
+    sizes = lost[lost["method"].isin(shown)].groupby(["pruning_ratio", "seed"]).size()
+    keys = pd.MultiIndex.from_frame(lost[["pruning_ratio", "seed"]])
+    return lost[keys.isin(sizes.index[sizes == complete])].reset_index(drop=True)
 
 
 def advice(results: Results) -> list[Advice]:
@@ -149,7 +147,7 @@ def advice(results: Results) -> list[Advice]:
         measured = [name for name in methods if name in inside]
         if not measured:
             continue
-        best = str(inside[measured].mean().idxmin())
+        best = str(inside[measured].dropna().mean().idxmin())
         gain = estimate((inside[using] - inside[best]).dropna())
         if gain.sure and gain.mean > 0:
             using = best
