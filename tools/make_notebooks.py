@@ -85,8 +85,8 @@ Markdown(_re.sub("⟦(.*?)⟧", lambda m: str(_numbers[m[1]]), r"""{text}"""))''
 
 TITLES = {"note": "Note", "tip": "Tip", "warning": "Warning"}
 EXERCISE = re.compile(r"^(?:`{3,}|:{3,})\{exercise\}[^\n]*\n:label: ([\w-]+)$", re.MULTILINE)
-HINT = """<details>
-<summary>Hint</summary>
+FOLDED = """<details>
+<summary>{title}</summary>
 
 {body}
 
@@ -167,7 +167,9 @@ def _directive(match: re.Match[str], labels: Labels) -> str:
         number = labels[options.get("label", "")]
         return f"**{number}{f' ({title})' if title else ''}**\n\n{body}"
     if name == "hint":
-        return HINT.format(body=body)
+        return FOLDED.format(title="Hint", body=body)
+    if name == "admonition" and "dropdown" in options.get("class", ""):
+        return FOLDED.format(title=title, body=body)
     if name == "admonition" or name in TITLES:
         quoted = [f"**{title or TITLES[name]}**", "", *body.split("\n")]
         return "\n".join(f"> {line}".rstrip() for line in quoted)

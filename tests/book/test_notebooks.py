@@ -86,6 +86,8 @@ def test_references_become_words(labels):
     shown = tool.plain("```{note}\nRead [it](01_domains.md).\n```", labels)
     assert shown.startswith("> **Note**\n>\n> Read [it](https://colab.research.google.com/github/")
     assert shown.endswith("/book/01_domains.ipynb).")
+    folded = tool.plain("```{admonition} An answer\n:class: dropdown\nNo.\n```", labels)
+    assert folded == "<details>\n<summary>An answer</summary>\n\nNo.\n\n</details>"
     assert "/blob/main/book/references.md" in tool.plain("[r](references.md)", labels)
 
 

@@ -51,6 +51,8 @@ _LABELS = {
     "taylor on val": "Taylor, held-out images",
     "risk_variance order=second": "second order",
 }
+# The domains, where a figure tells them apart: none of the colours of the roles.
+DOMAIN_PALETTE = ("#332288", "#117733", "#AA4499", "#8C6D1F")
 CRITERION_COLORS = {name: style[0] for name, style in _CRITERIA.items()}
 
 # Width and height in inches. A page shows 100 px an inch, a phone 330 px in all: 11 pt text

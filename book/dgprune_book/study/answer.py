@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from dgprune_book.study import analysis
+from dgprune_book.study.claims import claims_table
 from dgprune_book.study.headlines import lost_points
 from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_results
@@ -42,6 +43,7 @@ class Results:
 
     Attributes:
         name: "PACS" or "digits", as the text calls it.
+        path: The file of results.
         title: The same with the size of the images, where there are several.
         ratio: The pruning ratio that sentences are about.
         lost: From :func:`~dgprune_book.study.analysis.losses`.
@@ -49,6 +51,7 @@ class Results:
     """
 
     name: str
+    path: Path
     title: str
     ratio: float
     lost: pd.DataFrame
@@ -107,7 +110,7 @@ def all_results(folder: str | Path = "results") -> list[Results]:
         lost = _same_networks(_losses(path))
         if ratio in set(lost["pruning_ratio"]):  # else the run has only begun
             more = _losses(path, *(each for each in beside if each.is_file()))
-            found[name] = Results(name, title, ratio, lost, more)
+            found[name] = Results(name, path, title, ratio, lost, more)
     return list(found.values())
 
 
@@ -178,3 +181,19 @@ def saved_with_a_misleading_cue(folder: str | Path = "results") -> tuple[Estimat
         estimate(inside["random"] - inside[signed]),
         estimate(unseen["random"] - unseen[signed]),
     )
+
+
+def judge(results: Results) -> pd.DataFrame:
+    """The claims of the paper's abstract, judged for one data set at its ratio.
+
+    Args:
+        results: One of :func:`all_results`.
+
+    Returns:
+        As :func:`~dgprune_book.study.claims.claims_table`.
+    """
+    frame = read_results(results.path)[0].assign(images_per_domain=None)  # settings of the grid
+    seeds = results.lost.loc[results.lost["pruning_ratio"] == results.ratio, "seed"]
+    usual = results.lost[["finetune_steps", "scope", "schedule"]].iloc[0]
+    frame = frame[frame["seed"].isin(seeds) & (frame[usual.index] == usual).all(axis=1)]
+    return claims_table(frame, pruning_ratio=results.ratio, method=SCORE, standard=results.standard)
