@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 import dgprune_lite as dg
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.running import evaluating, layout_for
-from dgprune_lite.scores.gates import gate_gradient, gate_gradients_per_image
+from dgprune_lite.scores.gates import gate_gradients
 from dgprune_lite.scores.risks import ORDERS
 
 pytestmark = pytest.mark.gpu
@@ -180,8 +180,8 @@ def test_scoring_costs_what_bare_passes_cost(resnet50, order, precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("measure", [gate_gradient, gate_gradients_per_image])
-def test_scoring_needs_little_more_memory_than_a_training_step(resnet50, measure, precision):
+@pytest.mark.parametrize("per_image", [False, True])
+def test_scoring_needs_little_more_memory_than_a_training_step(resnet50, per_image, precision):
     model, graph, data = resnet50
     images, labels = (tensor[:64] for tensor in data["a"].tensors)
 
@@ -193,7 +193,11 @@ def test_scoring_needs_little_more_memory_than_a_training_step(resnet50, measure
         return torch.cuda.max_memory_allocated() - before
 
     with evaluating(model):
-        scoring = peak(lambda: measure(model, graph, images, labels, precision=precision))
+        scoring = peak(
+            lambda: gate_gradients(
+                model, graph, images, labels, per_image=per_image, precision=precision
+            )
+        )
         model.train()
         training = peak(lambda: bare_pass(model, images, labels, precision))
     model.zero_grad()

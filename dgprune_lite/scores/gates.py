@@ -7,16 +7,18 @@ batch; ``risks.py`` adds up batches and domains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dgprune_lite.channels.graph import ChannelGraph, filters_first, misfit
+from dgprune_lite.channels.graph import ChannelGraph, misfit
 from dgprune_lite.domains import to_device
 from dgprune_lite.running import (
     HALF,
@@ -51,63 +53,13 @@ def losses_of(
             f"the model gives {tuple(logits.shape)} for {len(labels)} images, expected "
             f"({len(labels)}, classes)"
         )
-    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
-    if len(wrong):
+    least, most = (int(value) for value in torch.stack(labels.aminmax()).tolist())
+    if least < 0 or most >= logits.shape[1]:
         raise ValueError(
-            f"label {int(wrong[0])} in {where} is outside the model's {logits.shape[1]} "
-            "classes: check the data set's labels and the model's num_classes"
+            f"label {least if least < 0 else most} in {where} is outside the model's "
+            f"{logits.shape[1]} classes: check the data set's labels and the model's num_classes"
         )
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    if not bool(losses.isfinite().all()):
-        bad = losses[~losses.isfinite()][0].item()
-        raise ValueError(f"the loss is {bad} in {where}: check the images and the trained weights")
-    return losses
-
-
-def gate_gradient(
-    model: nn.Module,
-    graph: ChannelGraph,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    where: str = "data",
-    precision: str = "float32",
-) -> tuple[Tensor, Tensor]:
-    """Losses (n,) and their sum's gate gradient (M,), float64, from parameter gradients alone.
-
-    A gate multiplies a layer's output, as does a common factor on its weight and bias, so
-    ∂R/∂z_m = Σ γ·∂R/∂γ + β·∂R/∂β over the filter's channels (w and b for a bare layer).
-    """
-    sources: list[tuple[Tensor, nn.Module, Tensor]] = []  # units of its channels, parameter
-    for name in graph.gates:
-        units, module = torch.from_numpy(graph.layers[name].out_units), model.get_submodule(name)
-        found = list(module.parameters(recurse=False))
-        if not found:  # a BatchNorm without scale and shift: only real gates will do
-            losses, per_image = image_gate_gradients(
-                model, graph, images, labels, where=where, precision=precision
-            )
-            return losses, per_image.sum(0)
-        sources += [(units, module, parameter) for parameter in found]
-    parameters = [parameter for *_, parameter in sources]
-    with _gradients_for(model, parameters), torch.enable_grad():
-        losses = losses_of(model, images, labels, where, precision)
-        gradients = _gradients(losses, parameters, where, precision)
-    products = [
-        _products(*(filters_first(module, t).reshape(len(units), -1) for t in (tensor, gradient)))
-        for (units, module, tensor), gradient in zip(sources, gradients, strict=True)
-    ]
-    units = torch.cat([units for units, *_ in sources])
-    per_channel = torch.cat(products).cpu()  # once for all layers: a GPU is kept waiting each time
-    total = torch.zeros(graph.num_filters, dtype=torch.float64)
-    total.index_add_(0, units[units >= 0], per_channel[units >= 0])
-    return losses.detach().double(), total
-
-
-def _products(weights: Tensor, gradients: Tensor) -> Tensor:
-    """Row by row the scalar product of two matrices, float64; not all rows at once are float64."""
-    step = max(1, 2**20 // weights.shape[1])
-    pairs = zip(weights.detach().split(step), gradients.split(step), strict=True)
-    return torch.cat([(one.double() * other).sum(1) for one, other in pairs])
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def gate_gradients_per_image(
@@ -157,106 +109,119 @@ def gate_gradients_per_image(
     check_graph(model, graph)
     check_precision(precision, device_of(model))
     with evaluating(model):
-        return image_gate_gradients(model, graph, images, labels, where=where, precision=precision)
+        return gate_gradients(model, graph, images, labels, where=where, precision=precision)
 
 
-def image_gate_gradients(
+def gate_gradients(
     model: nn.Module,
     graph: ChannelGraph,
     images: Tensor,
     labels: Tensor,
     *,
+    per_image: bool = True,
     where: str = "data",
     precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
-    """What `gate_gradients_per_image` returns, of a network in eval mode that fits the graph."""
-    gates: list[tuple[Tensor, Tensor]] = []
+    """Losses (n,) and their gate gradients (n, M), or the sum of those (M,), in eval mode."""
+    sums: list[tuple[str, Tensor]] = []  # by gate: (n, channels) or (channels,)
+    tap = images.new_empty((), requires_grad=True)
 
     def put_gate(name: str, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        units = torch.from_numpy(graph.layers[name].out_units)
-        if len(output) != len(images):
+        if per_image and len(output) != len(images):
             raise ValueError(
                 f"{name} gives {len(output)} rows for {len(images)} images: order 'fisher' needs "
                 "the images along the first axis; use order='first'"
             )
-        # In half precision the gates stay in float32, and so their gradients are summed in it.
-        kind = torch.float32 if output.dtype in HALF.values() else output.dtype
-        gate = output.new_ones(len(output), len(units), dtype=kind).requires_grad_()
-        gates.append((units, gate))
-        layer = model.get_submodule(name)
+        layer, kind = model.get_submodule(name), graph.layers[name].kind
+        channels = output.ndim - 1 if kind == "linear" else 1
+        axes = tuple(axis for axis in range(per_image, output.ndim) if axis != channels)
+
+        def note(activation: Tensor, gradient: Tensor) -> None:
+            sums.append((name, sum_of_products(activation, gradient, axes)))
+
         only_hook = len(layer._forward_hooks) == 1
         if type(layer) in BATCHNORMS and only_hook and len(inputs) == 1:
-            return _UnitGate.apply(output, gate, layer, *inputs)
-        view = along_channels(gate, output, graph.layers[name].kind)
-        return (output * view).to(output.dtype)
+            return _Gate.apply(output, tap, note, inputs[0], layer.forward)
+        return _Gate.apply(output, tap, note, None, None)
 
-    with _gradients_for(model, []), gate_hooks(model, graph, put_gate), torch.enable_grad():
-        losses = losses_of(model, images, labels, where, precision)
-        gradients = _gradients(losses, [gate for _, gate in gates], where, precision)
-    total = losses.new_zeros(len(images), graph.num_filters, dtype=torch.float64)
-    units = torch.cat([units for units, _ in gates])
-    per_channel = torch.cat(gradients, 1).double()  # (n, channels of all gates)
-    kept = (units >= 0).nonzero()[:, 0]
-    total.index_add_(1, units[kept].to(total.device), per_channel[:, kept.to(total.device)])
-    return losses.detach().double(), total
-
-
-def _gradients(losses: Tensor, by: list[Tensor], where: str, precision: str) -> list[Tensor]:
-    """The gradients of the sum of the losses; zeros for what the losses do not depend on."""
     # float16 ends at 6e-8: scaled up by a power of two, nothing is rounded, and less is lost.
     scale = 2.0**10 if precision == "float16" else 1.0
-    found = torch.autograd.grad(losses.sum() * scale, by, allow_unused=True)
-    gradients = [
-        torch.zeros_like(of) if gradient is None else gradient
-        for of, gradient in zip(by, found, strict=True)
-    ]
-    if precision != "float16":
-        return gradients
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-        raise ValueError(f"a gate gradient overflows float16 in {where}: use precision='bfloat16'")
-    return [gradient / scale for gradient in gradients]
+    with _frozen(model), gate_hooks(model, graph, put_gate), torch.enable_grad():
+        losses = losses_of(model, images, labels, where, precision)
+        torch.autograd.grad(losses, tap, torch.full_like(losses, scale), allow_unused=True)
+    losses = losses.detach().double()
+    if not isfinite(losses.sum()):
+        bad = losses[~losses.isfinite()][0].item()
+        raise ValueError(f"the loss is {bad} in {where}: check the images and the trained weights")
+    shape = (len(images), graph.num_filters + 1) if per_image else (graph.num_filters + 1,)
+    total = losses.new_zeros(shape)  # the last column is for channels that are fixed, -1
+    if sums:
+        units = np.concatenate([graph.layers[name].out_units for name, _ in sums])
+        index = to_device(torch.from_numpy(units % shape[-1]), total.device)
+        total.index_add_(-1, index, torch.cat([part for _, part in sums], -1).double())
+    if scale != 1:
+        total /= scale
+        if not total.isfinite().all():
+            raise ValueError(
+                f"a gate gradient overflows float16 in {where}: use precision='bfloat16'"
+            )
+    return losses, total[..., :-1]
+
+
+def sum_of_products(activation: Tensor, gradient: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Σ a·∂ℓ/∂a over some axes, float32 at least."""
+    # In bfloat16 the products are rounded, as their factors were, and the sum is not: so no
+    # float32 copy of an activation is written. In float16 they could overflow.
+    if gradient.dtype == torch.float16:
+        gradient = gradient.float()
+    product = activation * gradient
+    kind = torch.float32 if product.dtype in HALF.values() else product.dtype
+    return product.sum(axes, dtype=kind) if axes else product.to(kind)
 
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class _UnitGate(torch.autograd.Function):
-    """A gate at 1 behind a BatchNorm, which hands the activation a on without keeping it.
+class _Gate(torch.autograd.Function):
+    """A gate at 1: hands an activation a on, and ``note(a, ∂ℓ/∂a)`` learns both on the way back.
 
-    ∂ℓ/∂z = Σ a·∂ℓ/∂a needs the activation once more. It is made again from the layer's input, which
-    autograd keeps anyway; a product with the gate would keep one more tensor a layer, so that
-    scoring would need half as much memory again as training.
+    Behind a BatchNorm, a is made again from the layer's input, which autograd keeps anyway; to keep
+    it, too, would make scoring need half as much memory again as training.
     """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, gate: Tensor, layer: nn.Module, inputs: Tensor) -> Tensor:
-        ctx.layer, ctx.dtype = layer, gate.dtype
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        tap: Tensor,  # makes autograd come by, also where no parameter before needs a gradient
+        note: Callable[[Tensor, Tensor], None],
+        inputs: Tensor | None,
+        again: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
+        ctx.note, ctx.again = note, again
+        if inputs is None:
+            ctx.save_for_backward(output)
+            return output.clone()  # which the network may change in place
         ctx.save_for_backward(inputs)
         ctx.mark_dirty(output)  # handed on as it is, so that a ReLU in place may follow
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (kept,) = ctx.saved_tensors
         with torch.no_grad():
-            output = ctx.layer.forward(*ctx.saved_tensors)  # past the hooks
-            # In bfloat16 the products are rounded, as their factors were, and the sum is not: so
-            # no float32 copy of an activation is written. In float16 they could overflow.
-            factor = gradient.to(ctx.dtype) if gradient.dtype == torch.float16 else gradient
-            product = output * factor  # (n, channels, ...)
-            places = tuple(range(2, product.ndim))
-            total = product.sum(places, dtype=ctx.dtype) if places else product.to(ctx.dtype)
-        return gradient, total, None, None
+            ctx.note(kept if ctx.again is None else ctx.again(kept), gradient)
+        return gradient, None, None, None, None
 
 
 @contextmanager
-def _gradients_for(model: nn.Module, wanted: list[Tensor]) -> Iterator[None]:
-    """Let autograd follow the ``wanted`` parameters and no others; flags as found afterwards."""
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Keep autograd from computing gradients of parameters; flags as found afterwards."""
     found = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    ids = {id(parameter) for parameter in wanted}
     try:
         for parameter, _ in found:
-            parameter.requires_grad_(id(parameter) in ids)
+            parameter.requires_grad_(False)
         yield
     finally:
         for parameter, flag in found:

@@ -38,7 +38,7 @@ from dgprune_lite.running import (
     layout_for,
 )
 from dgprune_lite.scores.ablation import ablated_losses
-from dgprune_lite.scores.gates import check_graph, gate_gradient, image_gate_gradients
+from dgprune_lite.scores.gates import check_graph, gate_gradients
 
 Order = Literal["first", "fisher", "exact"]
 ORDERS: tuple[Order, ...] = ("first", "fisher", "exact")
@@ -152,9 +152,8 @@ def domain_statistics(
         model: The network that ``graph`` was traced from; gives logits (n, classes).
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
         data: Domain name to a data set of (image, label). Pass source domains only.
-        order: "first": gate gradients, from one backward pass to the parameters. "fisher": also
-            their squares image by image, from one backward pass to explicit gates. "exact":
-            also removes every filter in turn.
+        order: "first": gate gradients. "fisher": also their squares image by image; both take one
+            backward pass. "exact": also removes every filter in turn.
         batch_size: Images a pass; no influence on the result but rounding. Where they do not fit
             into a GPU's memory, half as many are taken, and so on, with a warning.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
@@ -271,16 +270,13 @@ def _batch_statistics(
     where: str,
     precision: str,
 ) -> DomainStatistics:
+    losses, gradient = gate_gradients(
+        model, graph, images, labels,
+        per_image=order != "first", where=where, precision=precision,
+    )  # fmt: skip
     fisher = None
-    if order == "first":
-        losses, gradient = gate_gradient(
-            model, graph, images, labels, where=where, precision=precision
-        )
-    else:
-        losses, per_image = image_gate_gradients(
-            model, graph, images, labels, where=where, precision=precision
-        )
-        gradient, fisher = per_image.sum(0), (per_image**2).sum(0)
+    if order != "first":
+        gradient, fisher = gradient.sum(0), (gradient**2).sum(0)
     ablation = None
     if order == "exact":
         whole, without = ablated_losses(model, graph, images, labels)  # (), (M,)

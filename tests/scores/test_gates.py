@@ -1,5 +1,7 @@
 """gates.py: what the gates cost, and that they stay out of the way of other hooks."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgprune_lite as dg
-from dgprune_lite.scores.gates import _products, _UnitGate, gate_gradients_per_image
+from dgprune_lite.running import logits_of
+from dgprune_lite.scores.gates import gate_gradients, gate_gradients_per_image, sum_of_products
 
 
 def kept_bytes(run):
@@ -25,31 +28,62 @@ def kept_bytes(run):
     return sum(storages.values())
 
 
+@pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("name", ["resnet18", "digits_resnet", "digits_cnn"])
-def test_gates_keep_no_more_than_a_training_step(name):
+def test_gates_keep_no_more_than_a_training_step(name, per_image):
     model, images = network(name)
     graph = dg.trace_channels(model, images)
     labels = torch.zeros(len(images), dtype=torch.long)
     losses = []
     training = kept_bytes(lambda: losses.append(F.cross_entropy(model.train()(images), labels)))
     model.eval()
-    scoring = kept_bytes(lambda: gate_gradients_per_image(model, graph, images, labels))
+    scoring = kept_bytes(lambda: gate_gradients(model, graph, images, labels, per_image=per_image))
     weights = sum(p.nbytes for p in model.parameters())  # which autograd keeps, too
     assert 0.5 * (training - weights) < scoring - weights < training - weights
 
 
-class Wide(TorchDispatchMode):
-    """Notes the shapes of all float32 results that are as large as an activation."""
+class Operations(TorchDispatchMode):
+    """Counts what is computed, forward and backward, and notes float32 shapes; views are free."""
 
     def __init__(self):
         super().__init__()
-        self.shapes = []
+        self.count, self.wide = 0, set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
+        view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
+        if not view and "empty" not in func.__name__ and "detach" not in func.__name__:
+            # A convolution's gradients by its input, weight and bias are a kernel each.
+            convolution = func is torch.ops.aten.convolution_backward.default
+            self.count += sum(args[-1]) if convolution else 1
         if isinstance(result, torch.Tensor) and result.dtype == torch.float32:
-            self.shapes.append(tuple(result.shape))
+            self.wide.add(tuple(result.shape))
         return result
+
+
+def operations(run):
+    with Operations() as found:
+        run()
+    return found
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["resnet18", "digits_resnet"])
+def test_three_operations_a_gate_more_than_bare_passes(name, precision, per_image):
+    """On a GPU each is a launch, which bounds the speed where its work is small."""
+    model, images = network(name)
+    graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
+
+    def bare():
+        loss = F.cross_entropy(logits_of(model, images, precision), labels)
+        torch.autograd.grad(loss, list(model.parameters()))
+
+    def scoring():
+        gate_gradients(model, graph, images, labels, per_image=per_image, precision=precision)
+
+    more = operations(scoring).count - operations(bare).count
+    assert more <= 3 * len(graph.gates)
 
 
 def test_no_activation_is_copied_to_float32_in_bfloat16():
@@ -57,9 +91,9 @@ def test_no_activation_is_copied_to_float32_in_bfloat16():
     graph, labels = dg.trace_channels(model, images), torch.arange(len(images))
     found = {}
     for precision in ("float32", "bfloat16"):
-        with Wide() as wide:
-            gate_gradients_per_image(model, graph, images, labels, precision=precision)
-        found[precision] = {s for s in wide.shapes if len(s) == 4 and s[:2] == (4, 8)}
+        measure = partial(gate_gradients_per_image, precision=precision)
+        wide = operations(partial(measure, model, graph, images, labels)).wide
+        found[precision] = {s for s in wide if len(s) == 4 and s[:2] == (4, 8)}
     assert found["float32"]
     assert not found["bfloat16"]
 
@@ -124,14 +158,6 @@ def test_what_is_refused():
     ("dtype", "value", "size"), [(torch.float16, 300.0, 4), (torch.bfloat16, 1.0, 4097)]
 )
 def test_products_do_not_overflow_and_their_sum_is_not_rounded(dtype, value, size):
-    inputs = torch.full((1, 1, size), value, dtype=dtype)
-    gate = torch.ones(1, 1, requires_grad=True)
-    output = _UnitGate.apply(inputs.clone(), gate, nn.Identity(), inputs)
-    (found,) = torch.autograd.grad(output, [gate], torch.full_like(inputs, value))
-    assert float(found) == size * value**2
-
-
-def test_products_of_large_layers_are_summed_in_parts():
-    weights, gradients = torch.randn(2, 5, 700_000)
-    expected = (weights.double() * gradients.double()).sum(1)
-    torch.testing.assert_close(_products(weights, gradients), expected, rtol=1e-12, atol=0)
+    factor = torch.full((2, 1, size), value, dtype=dtype)
+    for axes, expected in (((2,), 2 * [[size * value**2]]), ((0, 2), [2 * size * value**2])):
+        assert sum_of_products(factor, factor, axes).tolist() == expected
