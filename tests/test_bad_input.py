@@ -26,7 +26,7 @@ WRONG_IMAGES = [
     (torch.zeros(1, 3, 28, 28), torch.zeros(1)), torch.zeros(1, 3, 28, 28, dtype=torch.complex64),
 ]  # fmt: skip
 NO_RATIO = [
-    None, "half", -0.1, 1, 1.5, float("nan"), float("inf"), [], [0.5], object(), 1j,
+    "half", -0.1, 1, 1.5, float("nan"), float("inf"), [], [0.5], object(), 1j,
     torch.tensor([0.1, 0.2]), {}, {"conv9": 0.5}, {"conv1": 2}, {1: 0.5}, {"conv1": None},
 ]  # fmt: skip
 NO_LAYERS = [3, None, [3], ["conv9"], [""], [nn.LSTM], [int], [nn.Conv2d(1, 1, 1)], [None], [["x"]]]
@@ -88,7 +88,7 @@ def wrong_score(s, rng):
 
 
 def wrong_plan(s, rng):
-    def plan(graph=s.graph, scores=s.scores, ratio=0.5, **options):
+    def plan(graph=s.graph, scores=s.scores, ratio=None, **options):
         return lambda: dg.plan_pruning(graph, scores, ratio, **options)
 
     name = rng.choice(list(s.scores))
@@ -113,7 +113,7 @@ def wrong_plan(s, rng):
             plan(max_pruning_ratio=rng.choice([*NO_SHARE[1:], None])),
             plan(**{rng.choice(["target_macs", "target_parameters"]): rng.choice(NO_SHARE)}),
             plan(target_macs=0.5, target_parameters=0.5),
-            plan(ratio=0.3, target_macs=0.5),
+            plan(ratio=rng.choice([0.3, 0.5]), target_macs=0.5),
             plan(target_latency=rng.choice([0.5, *NO_SHARE])),
             plan(target_latency=0.5, model=s.model, example_inputs=rng.choice(WRONG_IMAGES[:3])),
             plan(target_latency=0.5, model=s.model, example_inputs=rng.choice(NO_TENSOR)),

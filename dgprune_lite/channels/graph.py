@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dgprune_lite.channels.following import Following, follow
 from dgprune_lite.channels.ids import FIXED, Kind, Value, squeeze_constant
 from dgprune_lite.channels.rules.layers import LAYERS
-from dgprune_lite.running import check_model
+from dgprune_lite.running import check_unwrapped
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class ChannelGraph:
             follows, before the filters are used.
         parameters: Number of parameters of the whole model.
         partly: Module name to how many of its channels must stay, and why, where others can go.
+        inputs: The example inputs, those of floating-point numbers without their values (on the
+            meta device).
     """
 
     groups: dict[str, FilterGroup]
@@ -106,6 +108,7 @@ class ChannelGraph:
     node_units: dict[str, Tensor] = field(repr=False)  # fx node to units, as broadcast to it
     rebound: frozenset[str] = field(repr=False)  # fx nodes that change their input in place
     partly: dict[str, str] = field(default_factory=dict)
+    inputs: tuple[Tensor, ...] = field(default=(), repr=False)
 
     @property
     def num_filters(self) -> int:
@@ -190,14 +193,15 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     >>> graph.groups["0"].size, graph.skipped
     (4, {'3': "its outputs are the network's outputs"})
     """
-    check_model(model)
+    check_unwrapped(model)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if not all(isinstance(value, Tensor) for value in inputs):
         kinds = ", ".join(type(value).__name__ for value in inputs)
         raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {kinds}")
     flow = follow(model, inputs)
     _lock_tensors_of_others(flow)
-    return _read_off(flow, model)
+    bare = [x.detach().to("meta" if x.is_floating_point() else "cpu", copy=True) for x in inputs]
+    return replace(_read_off(flow, model), inputs=tuple(bare))
 
 
 def filters_first(module: nn.Module, tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import filters_first, misfit
 from dgprune_lite.files import write_atomically
 from dgprune_lite.pruning.plans import PruningPlan
-from dgprune_lite.pruning.surgery import Cut, shrink
-from dgprune_lite.running import check_model
+from dgprune_lite.pruning.surgery import Cut, smaller_copy
+from dgprune_lite.running import check_model, check_unwrapped
 
 FORMAT = "dgprune_lite pruned network"
 VERSION = 1
@@ -37,12 +37,13 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
         path: Such as ``"small.safetensors"``; replaced if it exists.
 
     Raises:
-        TypeError: Something else than a network and a plan.
+        TypeError: Something else than a network and a plan; a wrapped network; extra state of a
+            module (``get_extra_state``) that JSON does not hold.
         ValueError: ``small`` does not have the shapes that ``plan`` gives.
         FileNotFoundError: The folder does not exist.
     """
     path = _path(path)
-    check_model(small)
+    check_unwrapped(small)
     if not isinstance(plan, PruningPlan):
         raise TypeError(f"plan is {plan!r:.80}, expected the PruningPlan of this network")
     if not path.parent.is_dir():
@@ -59,16 +60,19 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
                 f"the network does not fit the plan at {name!r}: expected "
                 f"{expected[name]} channels. Save the network that plan.apply returned"
             )
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "pruning_ratio": plan.pruning_ratio,
         "cuts": {name: asdict(cut) for name, cut in plan.cuts.items()},
+        "extra": {},  # state that is no tensor
     }
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in small.state_dict().items()
-    }
+    tensors = {}
+    for name, value in small.state_dict().items():
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            header["extra"][name] = _as_json(name, value)
     write_atomically(path, to_safetensors(tensors, {"dgprune_lite": json.dumps(header)}))
 
 
@@ -81,7 +85,8 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
             ``lambda: dg.build_model("digits_cnn", num_classes=10)``.
 
     Returns:
-        The pruned network, on the CPU, in the factory's mode.
+        The pruned network, on the CPU, in the factory's mode. Layers that share a weight in the
+        factory's network share it here, too, unless they were saved with different values.
 
     Raises:
         TypeError: A ``model_factory`` that cannot be called, or that makes no network.
@@ -115,13 +120,42 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
         raise ValueError(f"{path.name} was pruned from another network: {problem}")
     for name, cut in cuts.items():
         _check_inside(name, cut, model.get_submodule(name), path)
-    for name, cut in cuts.items():
-        shrink(model.get_submodule(name), cut)
+    small = smaller_copy(model, cuts)
     try:
-        model.load_state_dict(tensors, assign=True)  # in the file's precision
+        state = _tied_as_in(small, tensors) | header.get("extra", {})
+        small.load_state_dict(state, assign=True)  # in the file's precision
     except RuntimeError as error:
         raise ValueError(f"{path.name} does not fit the factory's network: {error}") from error
-    return model
+    return small
+
+
+def _as_json(name: str, value: Any) -> Any:
+    """Extra state of a module, if JSON gives it back as it is; else a TypeError."""
+    try:
+        again = json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        again = None
+    if again != value:
+        raise TypeError(
+            f"the network's state {name!r} is {value!r:.80}: only tensors and what JSON holds "
+            "(numbers, texts, lists, dicts with texts as keys) can be saved; let get_extra_state "
+            "return such"
+        )
+    return again
+
+
+def _tied_as_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tensors, one object for all names that share a tensor of the same values in the model."""
+    own = model.state_dict(keep_vars=True)
+    shared: dict[int, Tensor] = {}
+    tied: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        whole = own.get(name)
+        if isinstance(whole, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=whole.requires_grad)
+        first = shared.setdefault(id(whole), tensor) if isinstance(whole, Tensor) else tensor
+        tied[name] = first if torch.equal(first, tensor) else tensor
+    return tied
 
 
 def _path(path: object) -> Path:

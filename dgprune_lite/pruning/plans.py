@@ -1,8 +1,4 @@
-"""What goes, where, why, and what it saves: a plan that can be read, drawn, saved and applied.
-
-A :class:`PruningPlan` is plain data: for every module the indices it loses on its output and on
-its input axis. Which filters those are is decided in ``selection.py``.
-"""
+"""What goes, where, why, and what it saves: a plan that can be read, drawn, saved and applied."""
 
 from __future__ import annotations
 
@@ -17,7 +13,8 @@ from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import ChannelGraph, keep_mask
 from dgprune_lite.pruning.surgery import Cut, smaller_copy
-from dgprune_lite.running import check_model
+from dgprune_lite.pruning.verification import check_applied
+from dgprune_lite.running import check_unwrapped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +38,7 @@ class PruningPlan:
             round(n·(1 - ratio)).
         remarks: What else the reader should know, such as a target that was not reached.
         partly: Module name to how many of its channels must stay, and why, where others can go.
+        graph: The :class:`~dgprune_lite.channels.graph.ChannelGraph` that it was made with.
     """
 
     pruning_ratio: float | dict[str, float]
@@ -51,6 +49,7 @@ class PruningPlan:
     macs: tuple[int, int]
     layers: tuple[dict[str, Any], ...] = field(repr=False)
     kept_gates: dict[str, Tensor] = field(repr=False)
+    graph: ChannelGraph = field(repr=False)
     notes: dict[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     partly: dict[str, str] = field(default_factory=dict)
@@ -116,22 +115,30 @@ class PruningPlan:
 
         return draw_plan(self)
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: nn.Module, *, check: bool = True) -> nn.Module:
         """Make the smaller network; ``model`` is untouched.
 
         Args:
             model: The network the plan was made for, or another with the same layers.
+            check: Whether to compare both on random inputs of the traced shapes, in eval mode;
+                costs a pass of each. With several inputs, those of whole numbers are the traced
+                ones.
 
         Returns:
-            A copy of ``model`` without the filters of the plan. In eval mode it computes what
-            ``model`` computes with those filters' gates at 0.
+            A copy of ``model`` without the filters of the plan; activations that ``model`` keeps
+            on itself come without their history. In eval mode it computes what ``model`` computes
+            with those filters' gates at 0.
 
         Raises:
-            TypeError: ``model`` is no ``nn.Module``.
-            ValueError: A layer of the plan is missing or has another shape.
+            TypeError: ``model`` is no ``nn.Module``, or a wrapper round one.
+            ValueError: A layer of the plan is missing or has another shape; or the copy computes
+                something else than it should, and which layers are to be left out.
         """
-        check_model(model)
-        return smaller_copy(model, self.cuts)
+        check_unwrapped(model)
+        small = smaller_copy(model, self.cuts)
+        if check:
+            check_applied(model, small, self)
+        return small
 
     def _title(self) -> str:
         if isinstance(self.pruning_ratio, Mapping):
@@ -221,6 +228,7 @@ def make_plan(
         macs=macs,
         layers=tuple(rows),
         kept_gates=graph.split(kept),
+        graph=graph,
         notes=dict(notes or {}),
         remarks=remarks,
     )

@@ -1,12 +1,8 @@
-"""Plan, then apply: scores and a ratio in, a physically smaller network out.
-
-What a plan is stands in ``plans.py``, how filters are chosen in ``selection.py``, the search for a
-target in ``targets.py``.
-"""
+"""Plan, then apply: scores and a ratio in, a physically smaller network out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,42 +11,32 @@ from torch.utils.data import Dataset
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
 from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import Split, batches
+from dgprune_lite.pruning.limits import Inputs, Layers, Ratio, make_limits
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
-from dgprune_lite.pruning.selection import check_ratio, check_scores, kept_filters, make_limits
+from dgprune_lite.pruning.selection import check_scores, kept_filters
 from dgprune_lite.pruning.surgery import Cut
-from dgprune_lite.pruning.targets import check_targets, latency_left, plan_for
-from dgprune_lite.pruning.timing import check_inputs
-from dgprune_lite.pruning.verification import check_exact
-from dgprune_lite.running import check_model, device_of, in_dtype_of
+from dgprune_lite.pruning.targets import plan_within
+from dgprune_lite.running import check_unwrapped, device_of, in_dtype_of
 from dgprune_lite.scores.criteria import NEEDS_STATISTICS, score
 from dgprune_lite.scores.risks import Order, domain_statistics
 
-__all__ = [
-    "Cut",
-    "PruningPlan",
-    "check_ratio",
-    "kept_filters",
-    "make_plan",
-    "plan_pruning",
-    "prune",
-    "statistics_order",
-]
+__all__ = ["Cut", "PruningPlan", "kept_filters", "make_plan", "plan_pruning", "prune"]
 
 
 def plan_pruning(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
-    pruning_ratio: float | Mapping[str, float] = 0.5,
+    pruning_ratio: Ratio | None = None,
     *,
     global_pruning: bool = False,
-    ignored_layers: Sequence[str | nn.Module | type[nn.Module]] = (),
+    ignored_layers: Layers = (),
     round_to: int = 1,
     max_pruning_ratio: float = 1.0,
     target_macs: float | None = None,
     target_parameters: float | None = None,
     target_latency: float | None = None,
     model: nn.Module | None = None,
-    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    example_inputs: Inputs | None = None,
 ) -> PruningPlan:
     """Decide which filters go: in each group those with the lowest scores.
 
@@ -58,10 +44,11 @@ def plan_pruning(
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
         scores: Group name to (filters,), from :func:`~dgprune_lite.scores.criteria.score`. High:
             keep.
-        pruning_ratio: Share of filters to remove, in [0, 1). Each group of n filters keeps
-            round(n·(1 - ratio)), and at least one. Or a dict of such shares by layer name, block
-            or pattern, ``{"layer1.*": 0.3, "layer4": 0.6}``: where several fit a group, the last
-            counts; groups that none fits keep all their filters.
+        pruning_ratio: Share of filters to remove, in [0, 1); 0.5 where neither it nor a target is
+            given. Each group of n filters keeps round(n·(1 - ratio)), and at least one. Or a dict
+            of such shares by layer name, block or pattern, ``{"layer1.*": 0.3, "layer4": 0.6}``:
+            where several fit a group, the last counts; groups that none fits keep all their
+            filters.
         global_pruning: Rank all filters of the network together (with a dict: all that share a
             pattern), so that groups may lose unequal shares. Scores must then be comparable
             between groups.
@@ -89,7 +76,10 @@ def plan_pruning(
     Raises:
         TypeError: Arguments of another kind.
         ValueError: A ratio outside [0, 1), scores that do not fit the graph, a pattern that
-            fits no layer, a ratio together with a target.
+            fits no layer, a ratio together with a target, a network of which no filter can go.
+
+    Warns:
+        UserWarning: Fewer than half of the convolutions' filters can go at all.
 
     >>> import torch, dgprune_lite as dg
     >>> model = dg.build_model("digits_cnn", width=8)
@@ -104,39 +94,29 @@ def plan_pruning(
     >>> dg.plan_pruning(graph, scores, target_macs=0.5).remarks
     ('target_macs=0.5: 50.5% of MACs left, at ratio 0.3437',)
     """
-    ratio = check_ratio(pruning_ratio)
-    target = check_targets(
-        pruning_ratio, macs=target_macs, parameters=target_parameters, latency=target_latency
-    )
-    flat = check_scores(graph, scores)
     limits = make_limits(
         graph,
+        pruning_ratio,
+        targets={"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
         global_pruning=global_pruning,
         ignored_layers=ignored_layers,
         round_to=round_to,
         max_pruning_ratio=max_pruning_ratio,
         model=model,
+        example_inputs=example_inputs,
     )
-    timed = None
-    if target_latency is not None:
-        if model is None or example_inputs is None:
-            raise ValueError(
-                f"target_latency={target_latency!r} needs model=... and example_inputs=..., to "
-                "measure with"
-            )
-        timed = latency_left(model, check_inputs(model, example_inputs))
-    return plan_for(graph, flat, ratio, limits, target, timed)
+    return plan_within(graph, check_scores(graph, scores), limits)
 
 
 def prune(
     model: nn.Module,
     data: Split | Mapping[str, Dataset[Any]],
     criterion: str = "risk_variance",
-    pruning_ratio: float | Mapping[str, float] = 0.5,
+    pruning_ratio: Ratio | None = None,
     *,
-    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    example_inputs: Inputs | None = None,
     global_pruning: bool = False,
-    ignored_layers: Sequence[str | nn.Module | type[nn.Module]] = (),
+    ignored_layers: Layers = (),
     round_to: int = 1,
     max_pruning_ratio: float = 1.0,
     target_macs: float | None = None,
@@ -160,10 +140,7 @@ def prune(
             source domain is scored on, and the unseen domain is not read; or source domain name to
             data set, such as ``split.train``.
         criterion: See :func:`~dgprune_lite.scores.criteria.score`; ``options`` go to it. The
-            default is the plain score of the book. In its study no criterion loses clearly less on
-            an unseen domain at the same ratio (chapter 7), nor does any variant (chapter 8); where
-            domains differ by a misleading cue, "risk_objective" removes it and the default does
-            not.
+            default is the plain score of the book; chapters 7 and 8 compare them.
         pruning_ratio: See :func:`plan_pruning`, also for ``global_pruning``, ``ignored_layers``,
             ``round_to``, ``max_pruning_ratio`` and the targets.
         example_inputs: One input batch, or a tuple of several inputs, which is brought where the
@@ -180,39 +157,39 @@ def prune(
         TypeError: Arguments of another kind.
         ValueError: Bad input as in the functions that it calls, or a smaller network that does
             not compute what the masked one does
-            (:func:`~dgprune_lite.pruning.verification.check_exact`, on ``example_inputs``).
+            (:meth:`~dgprune_lite.pruning.plans.PruningPlan.apply`).
     """
-    check_ratio(pruning_ratio)
-    check_model(model)
-    if isinstance(data, Split):
-        data = data.val
-    inputs = example_for(model, data, example_inputs)
-    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
+    check_unwrapped(model)
+    domains = source_domains(data)
+    inputs = example_for(model, domains, example_inputs)
     graph = trace_channels(model, inputs)
-    plan = plan_pruning(
+    limits = make_limits(
         graph,
-        score_on(model, graph, data, criterion, options, progress=progress, **reading),
         pruning_ratio,
+        targets={"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
         global_pruning=global_pruning,
         ignored_layers=ignored_layers,
         round_to=round_to,
         max_pruning_ratio=max_pruning_ratio,
-        target_macs=target_macs,
-        target_parameters=target_parameters,
-        target_latency=target_latency,
         model=model,
         example_inputs=inputs,
     )
-    small = plan.apply(model)
-    check_exact(model, small, plan, graph, inputs)
-    return small, plan
+    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
+    scores = score_on(model, graph, domains, criterion, options, progress=progress, **reading)
+    plan = plan_within(graph, check_scores(graph, scores), limits)
+    return plan.apply(model), plan
+
+
+def source_domains(data: Split | Mapping[str, Dataset[Any]]) -> Mapping[str, Dataset[Any]]:
+    """What is scored on: of a split the held-out part of every source domain."""
+    return data.val if isinstance(data, Split) else data
 
 
 def example_for(
     model: nn.Module,
     data: Mapping[str, Dataset[Any]],
-    example_inputs: Tensor | tuple[Tensor, ...] | None,
-) -> Tensor | tuple[Tensor, ...]:
+    example_inputs: Inputs | None,
+) -> Inputs:
     """The example, else the first image of ``data``, where and as precise as the model is."""
     if example_inputs is None:
         example_inputs = first_image(data)

@@ -65,7 +65,7 @@ def report(
         "MACs": [_macs(network, inputs) for network, inputs in zip(pair, given, strict=True)],
         "file size (bytes)": [_state_bytes(network) for network in pair],
     }
-    for device in _places(model):
+    for device in _devices(model):
         inputs = tuple(value.to(device) for value in given[0])
         there = [_copy_on(network, device) for network in pair]
         seconds = median_latency(there, inputs, rounds)
@@ -87,13 +87,11 @@ def _state_bytes(network: nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in tensors)
 
 
-def _places(model: nn.Module) -> list[torch.device]:
+def _devices(model: nn.Module) -> list[torch.device]:
     """The CPU, and the GPU that the network is on, or else the current one."""
-    places = [torch.device("cpu")]
-    if torch.cuda.is_available():
-        own = device_of(model)
-        places.append(own if own.type == "cuda" else torch.device("cuda"))
-    return places
+    own = device_of(model)
+    gpu = own if own.type == "cuda" else torch.device("cuda")
+    return [torch.device("cpu"), *([gpu] if torch.cuda.is_available() else [])]
 
 
 def _copy_on(network: nn.Module, device: torch.device) -> nn.Module:

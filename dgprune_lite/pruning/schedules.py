@@ -6,33 +6,34 @@ network's filters, until the last step has removed what was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
+from dgprune_lite.domains.splits import Split
+from dgprune_lite.pruning.limits import Inputs, Layers, Limits, Ratio, make_limits
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
-from dgprune_lite.pruning.pruning import example_for, score_on
-from dgprune_lite.pruning.selection import Limits, Ratio, check_ratio, make_limits
-from dgprune_lite.pruning.targets import Target, check_targets, plan_for
-from dgprune_lite.pruning.verification import check_exact
-from dgprune_lite.running import check_model
+from dgprune_lite.pruning.pruning import example_for, score_on, source_domains
+from dgprune_lite.pruning.targets import plan_within
+from dgprune_lite.running import check_unwrapped
 
 
 def prune_iteratively(
     model: nn.Module,
-    data: Mapping[str, Dataset[Any]],
+    data: Split | Mapping[str, Dataset[Any]],
     criterion: str = "risk_variance",
-    pruning_ratio: float | Mapping[str, float] = 0.5,
+    pruning_ratio: Ratio | None = None,
     *,
     steps: int = 4,
-    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    example_inputs: Inputs | None = None,
     global_pruning: bool = False,
-    ignored_layers: Sequence[str | nn.Module | type[nn.Module]] = (),
+    ignored_layers: Layers = (),
     round_to: int = 1,
     max_pruning_ratio: float = 1.0,
     target_macs: float | None = None,
@@ -47,7 +48,8 @@ def prune_iteratively(
 
     Args:
         model: The trained network; untouched.
-        data: Source domain name to data set, such as ``split.train``.
+        data: A :class:`~dgprune_lite.domains.splits.Split` or source domain name to data set, as
+            in :func:`~dgprune_lite.pruning.pruning.prune`.
         criterion: See :func:`~dgprune_lite.scores.criteria.score`; ``options`` go to it. The
             network is scored anew in each step.
         pruning_ratio: What the last step reaches, as in
@@ -85,60 +87,51 @@ def prune_iteratively(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps={steps!r} must be a whole number of at least 1")
-    ratio = check_ratio(pruning_ratio)
-    target = check_targets(pruning_ratio, macs=target_macs, parameters=target_parameters)
-    check_model(model)
-    inputs = example_for(model, data, example_inputs)
-    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
+    check_unwrapped(model)
+    domains = source_domains(data)
+    inputs = example_for(model, domains, example_inputs)
     graph = trace_channels(model, inputs)
     limits = make_limits(
         graph,
+        pruning_ratio,
+        targets={"macs": target_macs, "parameters": target_parameters},
         global_pruning=global_pruning,
         ignored_layers=ignored_layers,
         round_to=round_to,
         max_pruning_ratio=max_pruning_ratio,
         model=model,
     )
-
-    def scored(network: nn.Module, part: ChannelGraph) -> dict[str, Tensor]:
-        return score_on(network, part, data, criterion, options, progress=progress, **reading)
+    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
 
     def walk() -> Iterator[tuple[nn.Module, PruningPlan]]:
-        small, part = model, graph
+        small = model
         removed = np.zeros(graph.num_filters, dtype=bool)
         for number in range(1, steps + 1):
+            part = trace_channels(small, inputs) if number > 1 else graph
             places = _places(graph, part, removed)
             # What the smaller network cannot lose any more, a group's last filter, stays.
             scores = torch.full((graph.num_filters,), torch.inf, dtype=torch.float64)
             scores[torch.from_numpy(removed)] = -torch.inf
-            scores[places] = part.join(scored(small, part))
-            plan = _step(graph, scores, ratio, limits, target, number / steps)
+            found = score_on(small, part, domains, criterion, options, progress=progress, **reading)
+            scores[places] = part.join(found).to(scores)
+            plan = plan_within(graph, scores, _on_the_way(limits, number / steps))
             removed = graph.join(plan.kept_gates).numpy() == 0
-            small = _apply(small, part, removed[places], inputs)
+            small = make_plan(part, removed[places], 0.0).apply(small)
             yield small, plan
-            part = trace_channels(small, inputs)
 
     return walk()
 
 
-def _step(
-    graph: ChannelGraph,
-    scores: Tensor,
-    ratio: Ratio,
-    limits: Limits,
-    target: Target | None,
-    share: float,
-) -> PruningPlan:
-    """The plan that goes ``share`` of the way."""
+def _on_the_way(limits: Limits, share: float) -> Limits:
+    """The same limits with a ratio or target that goes ``share`` of the way."""
     if share == 1:
-        return plan_for(graph, scores, ratio, limits, target)
-    if target is not None:
-        target = (target[0], 1 - share * (1 - target[1]))
-    if isinstance(ratio, Mapping):
-        ratio = {pattern: value * share for pattern, value in ratio.items()}
-    else:
-        ratio = ratio * share
-    return plan_for(graph, scores, ratio, limits, target)
+        return limits
+    if limits.target is not None:
+        measure, left = limits.target
+        return replace(limits, target=(measure, 1 - share * (1 - left)))
+    if isinstance(limits.ratio, Mapping):
+        return replace(limits, ratio={key: value * share for key, value in limits.ratio.items()})
+    return replace(limits, ratio=limits.ratio * share)
 
 
 def _places(graph: ChannelGraph, part: ChannelGraph, removed: np.ndarray) -> np.ndarray:
@@ -149,17 +142,3 @@ def _places(graph: ChannelGraph, part: ChannelGraph, removed: np.ndarray) -> np.
         origin = whole[group.producers]
         found.append(origin.start + np.flatnonzero(~removed[origin.span]))
     return np.concatenate(found) if found else np.zeros(0, dtype=int)
-
-
-def _apply(
-    model: nn.Module,
-    graph: ChannelGraph,
-    removed: np.ndarray,
-    inputs: Tensor | tuple[Tensor, ...],
-) -> nn.Module:
-    """The network without the filters, checked as ``prune`` does."""
-
-    plan = make_plan(graph, removed, 0.0)
-    small = plan.apply(model)
-    check_exact(model, small, plan, graph, inputs)
-    return small

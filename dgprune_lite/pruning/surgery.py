@@ -1,7 +1,4 @@
-"""Take channels out of modules: the only place where a network's tensors change their shape.
-
-What goes is decided in ``pruning.py``; here it is done, on a copy or in place.
-"""
+"""Take channels out of a copy: the only place where a network's tensors change their shape."""
 
 from __future__ import annotations
 
@@ -32,11 +29,7 @@ BLOCK = 2**18
 
 
 def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
-    """A copy of ``model`` without what ``cuts`` (module name to :class:`Cut`) take away.
-
-    Raises:
-        ValueError: A layer is missing or its weight has another shape.
-    """
+    """A copy of ``model`` without what ``cuts`` (module name to :class:`Cut`) take away."""
     shapes = {name: cut.weight_shape for name, cut in cuts.items()}
     if problem := misfit(model, shapes):
         raise ValueError(
@@ -70,15 +63,6 @@ class _Detaching(TorchFunctionMode):
             tensor, memo = args
             return memo.setdefault(id(tensor), tensor.detach().clone())
         return func(*args, **(kwargs or {}))
-
-
-def shrink(module: nn.Module, cut: Cut) -> None:
-    """Take the entries of ``cut`` out of one layer with parameters along channels, in place."""
-    smaller = {id(whole): part for whole, part in _smaller(module, cut)}
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if id(tensor) in smaller:
-            setattr(module, name, smaller[id(tensor)])
-    _set_sizes(module, cut)
 
 
 def _smaller(module: nn.Module, cut: Cut) -> Iterator[tuple[Tensor, Tensor]]:

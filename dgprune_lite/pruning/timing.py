@@ -6,25 +6,24 @@ Networks take turns within a round, so that a machine that slows down slows them
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from dgprune_lite.running import check_model, evaluating
 
+if TYPE_CHECKING:
+    from dgprune_lite.pruning.plans import PruningPlan
+
 
 def median_latency(
     models: Sequence[nn.Module], inputs: tuple[Tensor, ...], rounds: int = 11
 ) -> list[float]:
-    """Median seconds of one pass of each network, in eval mode and without gradients.
-
-    Args:
-        models: Networks on the device of ``inputs``; left as found.
-        inputs: What each is called with.
-        rounds: Timed passes of each; two more warm up.
+    """Median seconds of ``rounds`` passes of each network, in eval mode and without gradients.
 
     >>> import torch
     >>> small, large = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4000), nn.Linear(4000, 4000))
@@ -37,7 +36,7 @@ def median_latency(
         stack.enter_context(torch.no_grad())
         for model in models:
             stack.enter_context(evaluating(model))
-        for number in range(rounds + 2):
+        for number in range(rounds + 2):  # two of them warm up
             for model, times in zip(models, seconds, strict=True):
                 _wait(inputs)
                 start = time.perf_counter()
@@ -46,6 +45,19 @@ def median_latency(
                 if number >= 2:
                     times.append(time.perf_counter() - start)
     return [median(times) for times in seconds]
+
+
+def latency_left(
+    model: nn.Module, inputs: tuple[Tensor, ...], rounds: int = 7
+) -> Callable[[PruningPlan], float]:
+    """The function that measures which share of ``model``'s time a plan leaves."""
+
+    def measured(plan: PruningPlan) -> float:
+        small = plan.apply(model, check=False)
+        before, after = median_latency([model, small], inputs, rounds)
+        return after / before
+
+    return measured
 
 
 def check_inputs(

@@ -1,23 +1,26 @@
-"""Whether a pruned network computes what the whole one does with the same filters masked.
-
-That is what removing filters *exactly* means, and it is cheap to see for oneself: run both on one
-batch. What this file is *not*: accuracy (``evaluation.py``), which pruning does change.
-"""
+"""Whether a pruned network computes what the whole one does with the same filters masked."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dgprune_lite.channels.graph import ChannelGraph
+from dgprune_lite.channels.graph import ChannelGraph, keep_mask
 from dgprune_lite.exactness import full_float32
-from dgprune_lite.pruning.plans import PruningPlan
-from dgprune_lite.running import evaluating
+from dgprune_lite.running import check_unwrapped, device_of, evaluating, in_dtype_of
 from dgprune_lite.scores.gates import gated
 
+if TYPE_CHECKING:
+    from dgprune_lite.pruning.plans import PruningPlan
+
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""How far outputs may differ by rounding, as a share of the largest output."""
+"""How far outputs may differ by rounding, as a share of the largest of them."""
 
 
 def check_exact(
@@ -40,10 +43,13 @@ def check_exact(
             precise as the network is. Real images tell more than zeros.
 
     Returns:
-        The largest difference of two outputs over the largest output, 0 for equal networks.
+        The largest difference of two outputs over the largest of these outputs, 0 for equal
+        networks. Outputs are all tensors in what the network returns.
 
     Raises:
-        ValueError: They differ by more than rounding (see ``TOLERANCE``), or in shape.
+        TypeError: Something else than networks.
+        ValueError: They differ by more than rounding (see ``TOLERANCE``; whole numbers must be
+            equal), or in shape, or there are no outputs. Names the layers where it begins.
 
     >>> import dgprune_lite as dg
     >>> model, images = dg.build_model("digits_cnn", width=4), torch.rand(2, 3, 28, 28)
@@ -52,32 +58,181 @@ def check_exact(
     >>> dg.check_exact(model, plan.apply(model), plan, graph, images) < 1e-5
     True
     """
+    for network in (model, small):
+        check_unwrapped(network)
     batch = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    with full_float32(), torch.no_grad(), evaluating(model), evaluating(small):
-        with gated(model, graph, plan.kept_gates):
-            masked = tree_leaves(model(*(value.clone() for value in batch)))
-        pruned = tree_leaves(small(*(value.clone() for value in batch)))
-    error = 0.0
+    with full_float32():
+        masked = tensors_in(_run(model, batch, graph, plan.kept_gates))
+        try:
+            pruned = tensors_in(_run(small, batch))
+            return _largest_difference(masked, pruned)
+        except Exception as error:
+            said = str(error).split("\n")[0]
+            found = f"the pruned network does not compute what the masked one does: {said}"
+            advice = _advice(model, small, plan, graph, batch)
+            raise ValueError(f"{found}. {advice}") from error
+
+
+def check_applied(model: nn.Module, small: nn.Module, plan: PruningPlan) -> None:
+    """Raise a ValueError unless the two agree on random inputs of the traced shapes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(value: Tensor) -> Tensor:
+        if value.is_floating_point():  # of others, such as indices, not every value is allowed
+            value = in_dtype_of(model, torch.randn(value.shape, generator=generator))
+        return value.to(device_of(model))
+
+    inputs = tuple(other(value) for value in plan.graph.inputs)
+    try:
+        check_exact(model, small, plan, plan.graph, inputs)
+    except _DoesNotRun as error:
+        raise ValueError(
+            f"the plan cannot be checked on random inputs: {type(model).__name__} fails with "
+            f"{error.__cause__}. Leave that out with plan.apply(model, check=False), and compare "
+            "both on your own inputs with check_exact"
+        ) from error
+
+
+class _DoesNotRun(ValueError):
+    """The whole network fails on a batch."""
+
+
+def _run(
+    network: nn.Module,
+    batch: tuple[Tensor, ...],
+    graph: ChannelGraph | None = None,
+    gates: dict[str, Tensor] | None = None,
+) -> Any:
+    """What a network returns for a copy of the batch, with its filters gated if asked."""
+    values = tuple(value.clone() for value in batch)  # some change their input in place
+    with torch.no_grad(), evaluating(network):
+        if graph is None or gates is None:
+            return network(*values)
+        with gated(network, graph, gates):
+            try:
+                return network(*values)
+            except Exception as error:
+                raise _DoesNotRun(f"the whole network does not run: {error}") from error
+
+
+def _largest_difference(masked: list[Tensor], pruned: list[Tensor]) -> float:
+    """The largest difference over the largest output, or a ValueError where it is no rounding."""
+    if not masked or len(masked) != len(pruned):
+        raise ValueError(f"it returns {len(pruned)} tensors, the masked one {len(masked)}")
+    worst = 0.0
     for one, other in zip(masked, pruned, strict=True):
-        if not isinstance(one, Tensor) or not one.is_floating_point():
-            continue
         if one.shape != other.shape:
             raise ValueError(
-                f"the pruned network gives shape {tuple(other.shape)}, the masked one "
-                f"{tuple(one.shape)}{_ADVICE}"
+                f"it gives shape {tuple(other.shape)}, the masked one {tuple(one.shape)}"
             )
-        scale = max(1.0, float(one.abs().max())) if one.numel() else 1.0
-        found = float((one - other).abs().max()) / scale if one.numel() else 0.0
-        if not found <= TOLERANCE.get(one.dtype, 1e-4):
-            raise ValueError(
-                f"the pruned network does not compute what the masked one does: outputs differ by "
-                f"{found * scale:.3g}, the largest is {scale:.3g}{_ADVICE}"
-            )
-        error = max(error, found)
-    return error
+        gap, scale = _gap(one, other)
+        dtype = one.dtype.to_real() if one.is_complex() else one.dtype
+        if not gap <= TOLERANCE.get(dtype, 0.0) * scale:
+            raise ValueError(f"outputs differ by {gap:.3g}, the largest is {scale:.3g}")
+        worst = max(worst, gap / scale if gap else 0.0)
+    return worst
 
 
-_ADVICE = (
-    ". Some operation uses channels in a way that trace_channels does not follow: leave the layers "
-    "before it out with ignored_layers, and please report the network"
-)
+def _gap(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """The largest difference of two tensors, and the size of their largest finite entry."""
+    differ = (one != other) & ~(one.isnan() & other.isnan())
+    if not bool(differ.any()):
+        return 0.0, 0.0
+    if not (one.is_floating_point() or one.is_complex()):
+        one, other = one.double(), other.double()
+    sizes = torch.stack([one.abs(), other.abs()])
+    largest = sizes[sizes.isfinite()].amax() if bool(sizes.isfinite().any()) else 0.0
+    return float((one - other)[differ].abs().amax()), float(largest)
+
+
+def _advice(
+    model: nn.Module,
+    small: nn.Module,
+    plan: PruningPlan,
+    graph: ChannelGraph,
+    batch: tuple[Tensor, ...],
+) -> str:
+    """Where the two begin to differ, and which layers had better keep their filters."""
+    removed = graph.join(plan.kept_gates).numpy() == 0
+    masked = _layer_outputs(model, graph, batch, plan.kept_gates)
+    pruned = _layer_outputs(small, graph, batch)
+    where, units = "behind the last layer", np.arange(graph.num_filters)
+    for name, whole in masked.items():
+        layer = graph.layers[name]
+        axis = whole.ndim - 1 if layer.kind == "linear" else 1
+        if whole.ndim <= axis or whole.shape[axis] != len(layer.out_units):
+            continue
+        kept = np.flatnonzero(keep_mask(layer.out_units, removed))
+        part = whole.index_select(axis, torch.from_numpy(kept).to(whole.device))
+        try:
+            _largest_difference([part], [pruned[name]])
+        except (KeyError, ValueError):  # the pruned network did not get there, or differs
+            where = f"at {name!r}"
+            units = layer.out_units if layer.in_units is None else layer.in_units
+            break
+    gone = set(units[units >= 0].tolist()) & set(np.flatnonzero(removed).tolist())
+    names = [
+        producer
+        for group in graph.groups.values()
+        if not gone.isdisjoint(range(group.start, group.start + group.size))
+        for producer in group.producers
+    ]
+    return (
+        f"They first differ {where}. Some operation before uses channels in a way that "
+        f"trace_channels does not follow: plan with ignored_layers={names}, and please report the "
+        "network"
+    )
+
+
+def _layer_outputs(
+    network: nn.Module,
+    graph: ChannelGraph,
+    batch: tuple[Tensor, ...],
+    gates: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The first output of each layer, in the order of the calls, as far as the network runs."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and name not in found:
+            found[name] = output.clone()  # what follows may change it in place
+
+    modules = dict(network.named_modules())
+    handles = [
+        modules[name].register_forward_hook(partial(note, name))
+        for name in graph.layers
+        if name in modules
+    ]
+    try:
+        with suppress(Exception):
+            _run(network, batch, graph, gates)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """All tensors in what a network returns: in containers, dataclasses, other objects.
+
+    >>> from types import SimpleNamespace
+    >>> len(tensors_in({"a": [torch.ones(2)], "b": SimpleNamespace(logits=torch.zeros(1))}))
+    2
+    """
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def search(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif id(value) not in seen and not isinstance(value, nn.Module | type | str | bytes):
+            seen.add(id(value))
+            parts = [part for part in tree_leaves(value) if part is not value]
+            slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+            names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
+            parts += [getattr(value, name, None) for name in names]
+            for part in [*parts, *getattr(value, "__dict__", {}).values()]:
+                search(part)
+
+    search(output)
+    return found

@@ -180,3 +180,73 @@ def test_a_cut_outside_of_a_layer_is_refused(name, changes, tmp_path):
         ValueError, match=rf"no valid cuts \('{name}' has \d entries .* lose number"
     ):
         dg.load(path, Normed)
+
+
+class Tied(nn.Module):
+    """Two layers share a weight, and cannot lose filters; the others can."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.d, self.out = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+        self.b, self.c = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.c.weight = self.b.weight
+
+    def forward(self, x):
+        return self.out(self.d(self.c(self.b(self.a(x)).relu()).relu()).relu().mean((2, 3)))
+
+
+def saved_and_loaded(make, path, change=lambda small: None):
+    model = make().eval()
+    graph = dg.trace_channels(model, torch.rand(1, 3, 12, 12))
+    plan = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5)
+    small = plan.apply(model)
+    change(small)
+    dg.save(small, plan, path)
+    return small, dg.load(path, make)
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    small, again = saved_and_loaded(Tied, tmp_path / "small")
+    assert small.d.out_channels == 4
+    assert again.c.weight is again.b.weight
+    assert dg.count_parameters(again) == dg.count_parameters(small)
+    assert_same(dict(again.state_dict()), dict(small.state_dict()))
+
+
+def test_weights_that_were_untied_and_trained_apart_stay_so(tmp_path):
+    def untie(small):
+        small.c.weight = nn.Parameter(small.b.weight.detach() + 1)
+
+    small, again = saved_and_loaded(Tied, tmp_path / "small", untie)
+    assert_same(dict(again.state_dict()), dict(small.state_dict()))
+    assert dg.count_parameters(again) == dg.count_parameters(small)
+
+
+class Remembering(nn.Module):
+    """Has state that is no tensor."""
+
+    def __init__(self, state=None):
+        super().__init__()
+        self.conv, self.out, self.state = nn.Conv2d(3, 6, 3), nn.Linear(6, 4), state
+
+    def forward(self, x):
+        return self.out(self.conv(x).relu().mean((2, 3)))
+
+    def get_extra_state(self):
+        return self.state
+
+    def set_extra_state(self, state):
+        self.state = state
+
+
+def test_state_that_is_no_tensor_is_saved_as_json_or_refused(tmp_path):
+    state = {"epochs": 3, "names": ["a", "b"], "rate": 0.1}
+    small, again = saved_and_loaded(
+        Remembering, tmp_path / "small", lambda small: small.set_extra_state(state)
+    )
+    assert again.state == state
+    assert torch.equal(again.conv.weight, small.conv.weight)
+    for wrong in ({1, 2}, {1: 2}, (1, 2), object()):
+        with pytest.raises(TypeError, match=r"state '_extra_state' is .*get_extra_state"):
+            saved_and_loaded(partial(Remembering, wrong), tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()

@@ -6,7 +6,6 @@ from networks import assert_same, fingerprint, network
 from safetensors.torch import save
 
 import dgprune_lite as dg
-from dgprune_lite.pruning.reports import _copy_on, _places
 
 
 def pruned(name):
@@ -47,15 +46,6 @@ def test_networks_on_the_gpu_are_measured_on_both():
     frame = dg.report(model.cuda(), small.cuda(), images.cuda())
     assert next(model.parameters()).is_cuda
     assert (frame.loc[["CPU latency (ms)", "CUDA latency (ms)"], "model"] > 0).all()
-
-
-@pytest.mark.parametrize(("own", "gpu"), [("cuda:1", "cuda:1"), ("cpu", "cuda")])
-def test_networks_on_a_gpu_are_measured_on_that_one(monkeypatch, own, gpu):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("dgprune_lite.pruning.reports.device_of", lambda _: torch.device(own))
-    model = torch.nn.Linear(2, 2)
-    assert _places(model) == [torch.device("cpu"), torch.device(gpu)]
-    assert _copy_on(model, torch.device(own)) is model
 
 
 def test_wrong_calls():

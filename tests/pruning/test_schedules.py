@@ -1,5 +1,6 @@
 """Pruning in steps: every step scores anew, the last one reaches what was asked for."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from networks import assert_same, domains, fingerprint, lively, network
 
 import dgprune_lite as dg
-from dgprune_lite.pruning import schedules
+from dgprune_lite.scores import criteria
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "resnet18"])
@@ -39,20 +40,29 @@ def test_the_last_step_has_the_widths_of_one_step(name, global_pruning):
 
 
 def test_the_next_step_goes_on_from_the_weights_of_the_loop_and_scores_them(monkeypatch):
+    monkeypatch.setattr(criteria, "CRITERIA", dict(criteria.CRITERIA))
     model, _ = network("digits_cnn")
     seen = []
-    score_on = schedules.score_on
 
-    def spy(network_, *arguments, **reading):
+    @dg.criterion("sees_the_bias")
+    def sees_the_bias(network_, graph, stats):
         seen.append(network_.fc.bias.detach().clone())
-        return score_on(network_, *arguments, **reading)
+        return graph.join(dg.score("l1", network_, graph))
 
-    monkeypatch.setattr(schedules, "score_on", spy)
-    for number, (small, _) in enumerate(dg.prune_iteratively(model, domains(), "taylor", steps=3)):
+    steps = dg.prune_iteratively(model, domains(), "sees_the_bias", steps=3)
+    for number, (small, _) in enumerate(steps):
         with torch.no_grad():
             small.fc.bias.fill_(number)
     assert torch.equal(seen[0], model.fc.bias)
     assert [float(bias[0]) for bias in seen[1:]] == [0, 1]
+
+
+def test_a_split_is_scored_on_its_held_out_parts():
+    split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
+    split = replace(split, val=domains(split.val, images=4), target=None)
+    model, _ = network("digits_cnn")
+    ((_, plan),) = dg.prune_iteratively(model, split, "taylor", steps=1)
+    assert plan.removed == dg.prune(model, split.val, "taylor")[1].removed
 
 
 @pytest.mark.parametrize("global_pruning", [False, True])

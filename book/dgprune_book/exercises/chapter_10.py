@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dgprune_book.exercises.checking import Exercise, Mistake, Verdict, check
-from dgprune_lite.pruning.selection import Limits
+from dgprune_lite.pruning.limits import Limits
 
 Block = tuple[str, str, str | None]  # first and second convolution, convolution of the shortcut
 Groups = set[frozenset[str]]

@@ -1,0 +1,241 @@
+"""What a plan is asked for, and what bounds it: checked once, before anything is computed."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from dgprune_lite.channels.graph import ChannelGraph
+from dgprune_lite.checks import nearest_name
+from dgprune_lite.pruning.timing import check_inputs, latency_left
+
+if TYPE_CHECKING:
+    from dgprune_lite.pruning.plans import PruningPlan
+
+Ratio = float | Mapping[str, float]
+Layers = Sequence[str | nn.Module | type[nn.Module]]
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan is asked for, and what bounds it; see :func:`make_limits`.
+
+    Attributes:
+        ratio: Share of filters that should go, one number or by pattern.
+        target: In place of the ratio a measure ("macs", "parameters", "latency") and the share of
+            it that should be left.
+        latency_left: For a latency target, measures the share of time that a plan leaves.
+        closed: Group name to the reason why it keeps all its filters.
+        global_pruning: Whether groups that share a ratio are ranked together.
+        round_to: Kept widths are multiples of this.
+        max_pruning_ratio: No group loses a larger share.
+    """
+
+    ratio: float | dict[str, float] = 0.5
+    target: tuple[str, float] | None = None
+    latency_left: Callable[[PruningPlan], float] | None = None
+    closed: dict[str, str] = field(default_factory=dict)
+    global_pruning: bool = False
+    round_to: int = 1
+    max_pruning_ratio: float = 1.0
+
+    def least(self, size: int) -> int:
+        """The fewest filters that a group of ``size`` may keep."""
+        return max(1, math.ceil(size * (1 - self.max_pruning_ratio) - 1e-9))
+
+    def rounded(self, width: int, size: int) -> int:
+        """The multiple of ``round_to`` nearest to ``width`` within bounds; ``size`` if none is."""
+        if width == size:
+            return size
+        step = self.round_to
+        lowest, highest = -(-self.least(size) // step) * step, size // step * step
+        if lowest > highest:
+            return size
+        return min(max(lowest, (width + step // 2) // step * step), highest)
+
+
+def make_limits(
+    graph: ChannelGraph,
+    pruning_ratio: Ratio | None = None,
+    *,
+    targets: Mapping[str, float | None],
+    global_pruning: bool,
+    ignored_layers: Layers,
+    round_to: int,
+    max_pruning_ratio: float,
+    model: nn.Module | None,
+    example_inputs: Inputs | None = None,
+) -> Limits:
+    """The limits of a plan, checked; see :func:`~dgprune_lite.pruning.pruning.plan_pruning`.
+
+    ``targets`` are the ``target_...`` by measure, None where not given.
+    """
+    if not isinstance(graph, ChannelGraph):
+        raise TypeError(f"graph is {graph!r:.80}, expected what trace_channels returned")
+    target = _check_targets(pruning_ratio, targets)
+    ratio = check_ratio(0.5 if pruning_ratio is None else pruning_ratio)
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(f"round_to={round_to!r} must be a whole number of at least 1, such as 8")
+    what = "the largest share that any group may lose"
+    bound = _check_share("max_pruning_ratio", max_pruning_ratio, one=True, what=what)
+    _check_reach(graph)
+    if isinstance(ratio, dict):
+        for pattern in ratio:
+            layers_of(graph, pattern, f"{pattern!r} in pruning_ratio")
+    closed: dict[str, str] = {}
+    for title, patterns in _ignored(ignored_layers, model):
+        layers = layers_of(graph, patterns, f"ignored_layers={title}")
+        closed.update(dict.fromkeys(groups_of(graph, layers), f"ignored_layers={title}"))
+    timed = None
+    if target and target[0] == "latency":
+        if model is None or example_inputs is None:
+            raise ValueError(
+                f"target_latency={target[1]!r} needs model=... and example_inputs=..., to measure "
+                "with"
+            )
+        timed = latency_left(model, check_inputs(model, example_inputs))
+    return Limits(ratio, target, timed, closed, bool(global_pruning), round_to, bound)
+
+
+def check_ratio(pruning_ratio: Any) -> float | dict[str, float]:
+    """The ratio as a float in [0, 1), or a dict of such by pattern; else an error."""
+    what = "the share of filters to remove, such as 0.5 for half of them"
+    if not isinstance(pruning_ratio, Mapping):
+        return _check_share("pruning_ratio", pruning_ratio, what=what)
+    if not pruning_ratio:
+        raise ValueError("pruning_ratio={} is empty: give ratios by layer, as {'layer1.*': 0.3}")
+    for key in pruning_ratio:
+        if not isinstance(key, str):
+            raise TypeError(f"pruning_ratio has the key {key!r}, expected names such as 'layer4.*'")
+    return {
+        key: _check_share(f"pruning_ratio[{key!r}]", value, what=what)
+        for key, value in pruning_ratio.items()
+    }
+
+
+def _check_targets(
+    pruning_ratio: Any, targets: Mapping[str, float | None]
+) -> tuple[str, float] | None:
+    """The one target given, checked, or None."""
+    given = {name: value for name, value in targets.items() if value is not None}
+    if not given:
+        return None
+    titles = ", ".join(f"target_{name}={value!r}" for name, value in given.items())
+    if len(given) > 1:
+        raise ValueError(f"{titles}: give one target")
+    if pruning_ratio is not None:
+        raise ValueError(
+            f"pruning_ratio={pruning_ratio!r} and {titles}: give one of them, a target finds the "
+            "ratio itself"
+        )
+    ((name, value),) = given.items()
+    what = f"the share of {name} that is left, such as 0.5 for half"
+    share = _check_share(f"target_{name}", value, one=True, what=what)
+    if share == 0:
+        raise ValueError(f"target_{name}={value!r} must be above 0: {what}")
+    return name, share
+
+
+def _check_share(name: str, value: Any, *, one: bool = False, what: str) -> float:
+    """The number as a float in [0, 1), or [0, 1] with ``one``; else a ValueError."""
+    try:
+        share = float(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers raises the last
+        share = math.nan
+    if not (0 <= share < 1 or (one and share == 1)):
+        interval = "[0, 1]" if one else "[0, 1)"
+        raise ValueError(f"{name}={value!r} must be a number in {interval}: {what}")
+    return share
+
+
+def _check_reach(graph: ChannelGraph) -> None:
+    """Raise a ValueError where no filter can go, warn where fewer than half of them can."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in [*graph.skipped.items(), *graph.partly.items()]:
+        reasons.setdefault(reason, []).append(name)
+    why = "".join(f"\n  {', '.join(names)}: {reason}" for reason, names in reasons.items())
+    if not graph.num_filters:
+        raise ValueError(f"no filter of this network can be removed:{why or ' it has none'}")
+    counts = [
+        (len(layer.out_units), int((layer.out_units >= 0).sum()))
+        for layer in graph.layers.values()
+        if layer.kind == "conv"
+    ]
+    total, free = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    if 2 * free < total:
+        warnings.warn(
+            f"only {free} of the {total} filters of this network's convolutions can be removed, "
+            f"so that the plan reaches less than half of what it is asked for:{why}",
+            stacklevel=4,
+        )
+
+
+def _ignored(ignored: Any, model: nn.Module | None) -> Iterator[tuple[str, list[str]]]:
+    """Each entry of ``ignored_layers`` as (what to call it, patterns of layer names)."""
+    entries: Any = [ignored] if isinstance(ignored, str | nn.Module | type) else ignored
+    if not isinstance(entries, Iterable):
+        raise TypeError(
+            f"ignored_layers={ignored!r} must be a list of names such as 'layer4.*', of modules "
+            "or of module types"
+        )
+    for entry in entries:
+        is_type = isinstance(entry, type) and issubclass(entry, nn.Module)
+        if isinstance(entry, str):
+            yield repr(entry), [entry]
+            continue
+        if not (is_type or isinstance(entry, nn.Module)):
+            raise TypeError(
+                f"ignored_layers holds {entry!r}, expected names such as 'layer4.*', modules or "
+                "module types"
+            )
+        title = entry.__name__ if is_type else f"a {type(entry).__name__} module"
+        if model is None:
+            raise ValueError(
+                f"ignored_layers holds {title}: pass model=..., too, to find its name, or give "
+                "its name"
+            )
+        patterns = [
+            name or "*"
+            for name, module in model.named_modules()
+            if (isinstance(module, entry) if is_type else module is entry)
+        ]
+        if not patterns:
+            raise ValueError(f"ignored_layers holds {title} that {type(model).__name__} has not")
+        yield title if is_type else repr(patterns[0]), patterns
+
+
+def layers_of(graph: ChannelGraph, patterns: str | list[str], what: str) -> list[str]:
+    """The layers of these names, in blocks of these names, or that fit the patterns; at least one.
+
+    Raises:
+        ValueError: None fits; it begins with ``what``.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    layers = [
+        name
+        for pattern in patterns
+        for name in graph.layers
+        if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+    ]
+    if not layers:
+        names = ", ".join([*list(graph.layers)[:12], *(["..."] if len(graph.layers) > 12 else [])])
+        near = nearest_name(patterns[0], graph.layers)
+        raise ValueError(f"{what} fits none of the layers {names}.{near}")
+    return layers
+
+
+def groups_of(graph: ChannelGraph, layers: Iterable[str]) -> list[str]:
+    """The groups with a filter in one of the layers."""
+    units = {unit for name in layers for unit in graph.layers[name].out_units.tolist()}
+    return [
+        name
+        for name, group in graph.groups.items()
+        if not units.isdisjoint(range(group.start, group.start + group.size))
+    ]
