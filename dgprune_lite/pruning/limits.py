@@ -160,9 +160,14 @@ def _check_reach(graph: ChannelGraph) -> None:
     reasons: dict[str, list[str]] = {}
     for name, reason in [*graph.skipped.items(), *graph.partly.items()]:
         reasons.setdefault(reason, []).append(name)
-    why = "".join(f"\n  {', '.join(names)}: {reason}" for reason, names in reasons.items())
+    why = "".join(
+        f"\n  {', '.join(names[:5])}{', ...' * (len(names) > 5)}: {reason}"
+        for reason, names in reasons.items()
+    )
     if not graph.num_filters:
-        raise ValueError(f"no filter of this network can be removed:{why or ' it has none'}")
+        raise ValueError(
+            f"no filter of this network can be removed exactly:{why or ' it has none'}"
+        )
     counts = [
         (len(layer.out_units), int((layer.out_units >= 0).sum()))
         for layer in graph.layers.values()

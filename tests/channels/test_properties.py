@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -277,6 +278,10 @@ def check_network(dims, recipe, heads, seed, ratio):
     graph = dg.trace_channels(model, images)
     assert_same(before, fingerprint(model))
     seen.append(graph.num_filters)
+    if not graph.num_filters:
+        with pytest.raises(ValueError, match="no filter of this network can be removed"):
+            dg.plan_pruning(graph, {}, ratio)
+        return
 
     generator = torch.Generator().manual_seed(seed)
     scores = graph.split(torch.rand(graph.num_filters, generator=generator))
@@ -290,6 +295,8 @@ def check_network(dims, recipe, heads, seed, ratio):
 
     # pruning what was pruned is pruning both at once
     second = dg.trace_channels(small, images)
+    if not second.num_filters:
+        return
     scores = second.split(torch.rand(second.num_filters, generator=generator))
     again = dg.plan_pruning(second, scores, 0.4)
     union = removed_by_both(graph, plan, again)
