@@ -15,7 +15,7 @@ class PACS(MultipleEnvironmentImageFolder):
     """Photos, art paintings, cartoons and sketches of seven things: 9991 images of 227×227.
 
     A: art_painting (2048 images), C: cartoon (2344), P: photo (1670), S: sketch (3929), in the
-    folder ``PACS/``. See `MultipleEnvironmentImageFolder` for arguments and errors. The sketch
+    folder ``PACS/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors. The sketch
     ``sketch/dog/n02103406_4068-1.png`` is known to have errors; where it cannot be decoded, it is
     left out without a warning.
 
@@ -63,7 +63,7 @@ class PACS(MultipleEnvironmentImageFolder):
                 are image, domain (a folder's name, such as "art_painting") and label.
             revision: A branch, tag or commit of the repository; None for the newest.
             cache_dir: Where ``datasets`` keeps its files; None for its default.
-            image_size: As for `MultipleEnvironmentImageFolder`, also ``limit`` and ``seed``.
+            image_size: As for ``MultipleEnvironmentImageFolder``, also ``limit`` and ``seed``.
 
         Returns:
             The data set, the same as from a folder up to the order of images.
@@ -87,7 +87,7 @@ class VLCS(MultipleEnvironmentImageFolder):
     """Five things in four photo collections: 10 729 images.
 
     C: Caltech101 (1415 images), L: LabelMe (2656), S: SUN09 (3282), V: VOC2007 (3376), in the
-    folder ``VLCS/``. See `MultipleEnvironmentImageFolder` for arguments and errors.
+    folder ``VLCS/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors.
 
     Source:
         Fang, Xu and Rockmore, "Unbiased metric learning: on the utilization of multiple datasets
@@ -108,7 +108,7 @@ class OfficeHome(MultipleEnvironmentImageFolder):
     """Things of office and home, 65 classes in four styles: 15 588 images.
 
     A: Art (2427 images), C: Clipart (4365), P: Product (4439), R: Real World (4357), in the folder
-    ``office_home/``. See `MultipleEnvironmentImageFolder` for arguments and errors.
+    ``office_home/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors.
 
     Source:
         Venkateswara et al., "Deep hashing network for unsupervised domain adaptation", CVPR 2017.
@@ -139,7 +139,7 @@ class TerraIncognita(MultipleEnvironmentImageFolder):
     L100: location_100 (4741 images), L38: location_38 (9736), L43: location_43 (3970), L46:
     location_46 (5883), in the folder ``terra_incognita/``. (DomainBed's published tables are about
     an earlier state of the same annotations, with 24 788 images.) See
-    `MultipleEnvironmentImageFolder` for arguments and errors.
+    ``MultipleEnvironmentImageFolder`` for arguments and errors.
 
     Source:
         Beery, Van Horn and Perona, "Recognition in terra incognita", ECCV 2018; places and classes

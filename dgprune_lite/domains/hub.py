@@ -35,7 +35,7 @@ def open_hub(
             have them in any order; one that does not must have this one.
 
     Returns:
-        Domain name to an `ImageDomain` of its rows. Raises as ``PACS.from_hub``.
+        Domain name to an ``ImageDomain`` of its rows. Raises as ``PACS.from_hub``.
     """
     require("reading from the Hugging Face hub", "datasets", extra="hub")
     from datasets import concatenate_datasets, load_dataset

@@ -29,11 +29,10 @@ class ImageDomain(Dataset):
     A sample is (image, label): image float32 (3, size, size), resized, in [0, 1] and then
     normalised with ImageNet's mean and standard deviation; label int.
 
-    An augmented domain changes images at random (see `draw_augmentation`). What is drawn depends on
-    the domain's name and on *all* indices of a batch, and on nothing else: equal batches are
-    augmented equally, so training from a seed can be repeated, and an image meets another
-    augmentation whenever it comes in other company. (Asked for alone, it always meets the same.)
-    The global random state is neither read nor changed.
+    An augmented domain changes images at random, by ``draw_augmentation``. What is drawn depends
+    on the domain's name and on *all* indices of a batch, and on nothing else: equal batches are
+    augmented equally, so training from a seed can be repeated, and an image in another batch
+    otherwise. The global random state is neither read nor changed.
 
     Attributes:
         name: The domain, for error messages.
@@ -111,26 +110,15 @@ class ImageDomain(Dataset):
 def draw_augmentation(image: Image, size: int) -> Callable[[Image], Image]:
     """Draw one random change of an image as DomainBed does in training.
 
-    A crop of 70 to 100 % of the area, resized to the size wanted; a horizontal flip in one half of
-    the cases; brightness, contrast, saturation (factors from 0.7 to 1.3) and hue (up to 0.3 of a
-    turn) in random order; grey in one case of ten. Drawn with PyTorch's global generator.
+    A crop of 70 to 100 % of the area, resized to (size, size); a horizontal flip in one half of the
+    cases; brightness, contrast, saturation (factors from 0.7 to 1.3) and hue (up to 0.3 of a turn)
+    in random order; grey in one case of ten (Gulrajani and Lopez-Paz, ICLR 2021, appendix on data
+    augmentation). Drawn with PyTorch's global generator; the function returned draws nothing.
 
-    Args:
-        image: Decides between which sizes the crop is drawn; left alone.
-        size: Height and width of the result in pixels.
-
-    Returns:
-        A function from a PIL image of that size to one of (size, size), without any randomness.
-
-    Source:
-        DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization", ICLR 2021),
-        appendix on data augmentation; drawn by ``torchvision.transforms.v2``.
-
-    Example:
-        >>> from PIL import Image
-        >>> image = Image.new("RGB", (30, 20))
-        >>> draw_augmentation(image, size=8)(image).size
-        (8, 8)
+    >>> from PIL import Image
+    >>> image = Image.new("RGB", (30, 20))
+    >>> draw_augmentation(image, size=8)(image).size
+    (8, 8)
     """
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional as F

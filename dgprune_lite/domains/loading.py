@@ -110,7 +110,7 @@ def _image_and_label(sample: Any, dataset: str) -> tuple[Any, Any]:
 
 
 def in_memory(dataset: Dataset) -> bool:
-    """Whether `fetch` indexes the images as one tensor: `TensorDataset`, `ImageTensors`, `Subset`.
+    """Whether ``fetch`` indexes the images as one tensor.
 
     >>> in_memory(TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5)))
     True
@@ -143,12 +143,12 @@ def read(
             A domain with no index in a batch is left out of it.
         workers: Processes that read; 0 reads in this one. They keep batches in shared memory.
         seed: What the datasets' own random numbers are seeded with, at least 0.
-        device: Where the batches are to go later, see `to_device`: for a GPU, what workers have
+        device: Where the batches are to go later, see ``to_device``: for a GPU, what workers have
             read is put into pinned memory, from which it fetches while it computes.
 
     Returns:
-        An iterator over dicts of domain name to (images, labels). Raises what `fetch` does, naming
-        domain and batch.
+        An iterator over dicts of domain name to (images, labels). Raises what ``fetch`` does,
+        naming domain and batch.
 
     >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
     >>> [batch["a"][1].tolist() for batch in read({"a": data}, {"a": [[4, 0], [2]]})]
@@ -223,17 +223,17 @@ def batches(
     device: torch.device | str | None = None,
     workers: int = 0,
 ) -> Iterator[Pair]:
-    """Return all images of a domain in order, in batches that `check_batch` has passed.
+    """Return all images of a domain in order, in batches that ``check_batch`` has passed.
 
     The settings and the length are checked at the call, the content batch by batch.
 
     Args:
-        dataset: Map-style dataset of (image, label), see `fetch`.
+        dataset: Map-style dataset of (image, label), see ``fetch``.
         batch_size: Images a batch; the last batch may be smaller.
         domain: Name of the domain, for error messages.
         num_classes: If given, labels must lie in [0, num_classes).
         device: Where the batches go; None leaves them where the dataset has them.
-        workers: Processes that read images ahead, see `read`; 0 for none.
+        workers: Processes that read images ahead, see ``read``; 0 for none.
 
     Returns:
         An iterator over (images float (n, channels, height, width), labels int64 (n,)).

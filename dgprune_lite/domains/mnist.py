@@ -56,7 +56,7 @@ class RotatedMNIST(_MNISTVariant):
 
     Args:
         seed: Decides which scan goes to which environment, and in which order; at least 0. (The
-            seed of `leave_one_domain_out` decides what of an environment is held out.)
+            seed of ``leave_one_domain_out`` decides what of an environment is held out.)
         root: Folder with torchvision's MNIST, all 70 000 scans of which are then used; None for
             4800 embedded scans. Where MNIST is not there, the embedded scans are used as well, with
             a warning; the attribute ``source`` and the text of the object say which.
@@ -112,7 +112,7 @@ class ColoredMNIST(_MNISTVariant):
     Args:
         seed: Decides which scan goes to which environment, and which labels and colours are
             flipped; at least 0.
-        root: As for `RotatedMNIST`, also ``download`` and the errors.
+        root: As for ``RotatedMNIST``, also ``download`` and the errors.
 
     Source:
         Arjovsky et al., "Invariant risk minimization", 2019, section 5.2; environments and image

@@ -18,7 +18,7 @@ Folder = str | os.PathLike[str]
 def mnist_scans(root: Folder, download: bool = False) -> tuple[Bytes, Bytes]:
     """Read torchvision's MNIST, training and test part: scans (70000, 28, 28) and digits.
 
-    ``root`` has ``MNIST/raw/`` in it. Raises as `_read`.
+    ``root`` has ``MNIST/raw/`` in it. Raises as ``_read``.
     """
     from torchvision.datasets import MNIST
 
@@ -30,7 +30,7 @@ def mnist_scans(root: Folder, download: bool = False) -> tuple[Bytes, Bytes]:
 def svhn_images(root: Folder, download: bool = False) -> tuple[Bytes, Bytes]:
     """Read the training part of torchvision's SVHN: images (73257, 32, 32, 3) and digits.
 
-    ``root`` has ``train_32x32.mat`` in it. Raises as `_read`.
+    ``root`` has ``train_32x32.mat`` in it. Raises as ``_read``.
     """
     from torchvision.datasets import SVHN
 

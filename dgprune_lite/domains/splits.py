@@ -77,9 +77,8 @@ def leave_one_domain_out(
             at least one image on either side.
 
     Returns:
-        A `Split`. Parts of a ``TensorDataset`` are of the same type, with copies of the images (so
-        changing one in place leaves ``dataset`` alone); parts of any other dataset are a
-        ``Subset``.
+        A ``Split``. Parts of a ``TensorDataset`` are of the same type, with copies of the images;
+        parts of any other dataset are a ``Subset``.
 
     Raises:
         ValueError: An unknown domain, a fraction outside (0, 1), a negative seed, a dataset of one

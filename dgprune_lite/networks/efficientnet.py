@@ -55,7 +55,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The network that `efficientnet_lite0` returns."""
+    """The network that ``efficientnet_lite0`` returns."""
 
     stores_channels_last = True  # see `layout_for`
 

@@ -44,7 +44,7 @@ def evaluate(
     Args:
         model: Network from images (batch, channels, height, width) to logits (batch, classes); left
             as found.
-        data: A `Split`, of which the held-out part of each source domain and the whole unseen
+        data: A ``Split``, of which the held-out part of each source domain and the whole unseen
             domain are measured; or domain name to dataset, all of which count as in-domain. Images
             are cast to the type of the network's weights.
         batch_size: Images at a time; no influence on the result but rounding.
@@ -104,10 +104,10 @@ def evaluate(
 
 
 def summarize(frame: pd.DataFrame) -> dict[str, float]:
-    """Boil the rows of `evaluate` down to four accuracies.
+    """Boil the rows of ``evaluate`` down to four accuracies.
 
     Args:
-        frame: With the columns role and accuracy, as `evaluate` returns it.
+        frame: With the columns role and accuracy, as ``evaluate`` returns it.
 
     Returns:
         in_domain (mean over source domains), unseen (mean over unseen domains, usually one), worst

@@ -56,7 +56,7 @@ def digits_cnn(num_classes: int = 10, width: int = 32, in_channels: int = 3) -> 
 
 
 class DigitsCNN(nn.Sequential):
-    """The network that `digits_cnn` returns, layer after layer."""
+    """The network that ``digits_cnn`` returns, layer after layer."""
 
     stores_channels_last = True  # see `layout_for`
 
@@ -88,7 +88,7 @@ class BasicBlock(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """The network that `digits_resnet` returns: stem, three basic blocks, average, linear."""
+    """The network that ``digits_resnet`` returns: stem, three basic blocks, average, linear."""
 
     stores_channels_last = True  # see `layout_for`
 
@@ -142,7 +142,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_resnet": digits_resnet,
     "efficientnet_lite0": efficientnet_lite0,
 }
-"""Name to a function that returns a network; add your own here. It takes `num_classes` and, where
+"""Name to a function that returns a network; add your own here. It takes ``num_classes`` and, where
 the network has such settings, ``width``, ``in_channels`` and ``weights``, all by name."""
 
 
@@ -265,14 +265,14 @@ def save_model(
     in_channels: int = 3,
     replace: bool = True,
 ) -> None:
-    """Write a network that `build_model` made: weights as safetensors, its recipe as JSON within.
+    """Write a network that ``build_model`` made: weights as safetensors, its recipe as JSON within.
 
     A *pruned* network has other shapes; it is saved with its plan, by ``dgprune_lite.save``.
 
     Args:
         model: The network.
         path: The file to write.
-        name: As given to `build_model`, also ``num_classes``, ``width`` and ``in_channels``.
+        name: As given to ``build_model``, also ``num_classes``, ``width`` and ``in_channels``.
         replace: Whether to replace a file of that name; else it stays as it is.
 
     Raises:
@@ -301,7 +301,7 @@ def save_model(
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
-    """Read a network that `save_model` wrote; nothing is unpickled.
+    """Read a network that ``save_model`` wrote; nothing is unpickled.
 
     Args:
         path: The file.
@@ -311,7 +311,7 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a whole safetensors file, was not written by `save_model`, or holds
+        ValueError: It is not a whole safetensors file, was not written by ``save_model``, or holds
             weights that do not fit its recipe.
     """
     path = Path(path)

@@ -150,7 +150,7 @@ def freeze_batchnorm(model: nn.Module) -> int:
 
 
 class _TrainWithoutBatchNorm:
-    """Stands in for a network's `train`; an object, not a function, so that copies are whole."""
+    """Stands in for a network's ``train``; an object, not a function, so that copies are whole."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

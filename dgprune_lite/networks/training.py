@@ -73,7 +73,7 @@ def fit(
             int64) pairs, such as ``split.train``. Images are cast to the type of the network's
             weights.
         steps: Updates to make; 0 leaves the network as it is.
-        lr: The largest learning rate, reached after 30 % of the steps (see `one_cycle`).
+        lr: The largest learning rate, reached after 30 % of the steps (see ``one_cycle``).
         batch_size: Images of *every* domain in a step. A domain is walked through in random order,
             again and again.
         algorithm: "ERM" minimises the mean over domains of their risks, "VREx" adds ``vrex_lambda``
@@ -192,26 +192,14 @@ def fit(
 
 
 def one_cycle(step: int, steps: int, lr: float) -> float:
-    """Return the learning rate of a step: up to `lr` in the first 30 % of the steps, then to zero.
+    """Return the rate of a step from 0: in 30 % of the steps from lr / 25 up to lr, then to zero.
 
-    Both ways along half a cosine, the first from lr / 25.
+    Both ways along half a cosine, as in ``torch.optim.lr_scheduler.OneCycleLR`` (Smith and Topin,
+    "Super-convergence: very fast training of neural networks using large learning rates", 2019),
+    but a step stands at its middle, so that very short runs have a sensible rate, too.
 
-    Args:
-        step: From 0 to steps - 1.
-        steps: How many there are.
-        lr: The largest learning rate.
-
-    Returns:
-        The learning rate.
-
-    Source:
-        Smith and Topin, "Super-convergence: very fast training of neural networks using large
-        learning rates", 2019, in the two-phase form of `torch.optim.lr_scheduler.OneCycleLR`; here
-        a step stands at its middle, so that very short runs have a sensible rate too.
-
-    Example:
-        >>> [round(one_cycle(step, 10, lr=1.0), 2) for step in range(10)]
-        [0.1, 0.52, 0.94, 0.99, 0.89, 0.72, 0.5, 0.28, 0.11, 0.01]
+    >>> [round(one_cycle(step, 10, lr=1.0), 2) for step in range(10)]
+    [0.1, 0.52, 0.94, 0.99, 0.89, 0.72, 0.5, 0.28, 0.11, 0.01]
     """
     share = (step + 0.5) / steps
     if share < WARM_UP:
@@ -224,19 +212,12 @@ def one_cycle(step: int, steps: int, lr: float) -> float:
 def shift_images(images: Tensor, shifts: Tensor, max_shift: int) -> Tensor:
     """Move every image by its own whole number of pixels, repeating the border where it came from.
 
-    Args:
-        images: (batch, channels, height, width).
-        shifts: int64 (batch, 2), rows and columns from 0 to 2 * max_shift; ``max_shift`` is no
-            move, a larger number moves the picture up or left.
-        max_shift: The largest move in pixels.
+    ``shifts``, int64 (batch, 2), are rows and columns from 0 to 2 * max_shift; ``max_shift`` is no
+    move, a larger number moves the picture up or left.
 
-    Returns:
-        The images moved, (batch, channels, height, width).
-
-    Example:
-        >>> row = torch.tensor([[[[1.0, 2.0, 3.0]]]])
-        >>> shift_images(row, torch.tensor([[1, 2]]), max_shift=1)
-        tensor([[[[2., 3., 3.]]]])
+    >>> row = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+    >>> shift_images(row, torch.tensor([[1, 2]]), max_shift=1)
+    tensor([[[[2., 3., 3.]]]])
     """
     if max_shift == 0:
         return images

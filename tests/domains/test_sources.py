@@ -1,6 +1,6 @@
 """MNIST and SVHN from torchvision's files, and what is said where they are not there."""
 
-import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,7 @@ def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_svhn_needs_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_svhn(tmp_path, monkeypatch)
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("scipy"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(ImportError, match="reading SVHN needs SciPy: pip install scipy"):
         svhn_images(tmp_path)
 
