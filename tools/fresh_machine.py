@@ -11,6 +11,7 @@ The folder is removed when all went well, and kept to look at otherwise.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,13 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = "/usr/local/bin:/usr/bin:/bin"
-KEPT = ("LANG", "LC_ALL", "TERM", "USER", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL")
-KEPT += ("PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_CERT", "SSL_CERT_FILE")
+KEPT = ("LANG", "LC_ALL", "TERM", "USER", "SSL_CERT_FILE")
 
 
 def environment(folder: Path) -> dict[str, str]:
     """The variables of a new user whose HOME and temporary files are in a folder."""
-    names = [name for name in os.environ if name in KEPT or name.upper().endswith("_PROXY")]
+    names = [name for name in os.environ if name in KEPT or re.match("PIP_|.*_proxy$", name, re.I)]
     made = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PATH": PROGRAMS}
     return {name: os.environ[name] for name in names} | made
 
