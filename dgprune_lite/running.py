@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """The precisions other than float32, in which autocast runs what bears it."""
+Logits = Callable[[Any], Tensor]
+"""How to get logits (batch, classes) from what a network returns."""
 
 
 def check_model(model: object) -> None:
@@ -42,7 +44,7 @@ def check_unwrapped(model: object) -> None:
         )
 
 
-def count_classes(model: nn.Module, images: Tensor) -> int:
+def count_classes(model: nn.Module, images: Tensor, logits: Logits | None = None) -> int:
     """How many classes a network tells apart: the columns of its logits for one or more images.
 
     Raises:
@@ -52,15 +54,13 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
     7
     """
     with evaluating(model), torch.no_grad():
-        logits = model(images)
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"the model returns a {type(logits).__name__}; expected a tensor of logits")
-    if logits.ndim != 2 or len(logits) != len(images) or not logits.is_floating_point():
+        found = logits_of(model, images, logits=logits)
+    if found.ndim != 2 or len(found) != len(images) or not found.is_floating_point():
         raise TypeError(
-            f"the model returns a {logits.dtype} tensor of shape {tuple(logits.shape)} for "
+            f"the model returns a {found.dtype} tensor of shape {tuple(found.shape)} for "
             f"{len(images)} image(s); expected floating-point logits (batch, classes)"
         )
-    return logits.shape[1]
+    return found.shape[1]
 
 
 @contextmanager
@@ -150,21 +150,48 @@ def check_precision(precision: str, device: torch.device | str) -> None:
         )
 
 
-def logits_of(model: nn.Module, images: Tensor, precision: str = "float32") -> Any:
-    """What a network returns, run with autocast if asked; half-precision logits as float32.
+def logits_of(
+    model: nn.Module, images: Tensor, precision: str = "float32", logits: Logits | None = None
+) -> Tensor:
+    """A network's logits, run with autocast if asked; half-precision logits as float32.
 
-    The loss that is made of them is therefore computed, and summed, in float32.
+    The loss that is made of them is therefore computed, and summed, in float32. Args: see
+    `find_logits`.
 
     >>> logits_of(nn.Linear(3, 2), torch.ones(1, 3), "bfloat16").dtype
     torch.float32
     """
     if precision == "float32":
-        logits = model(images)
+        output = model(images)
     else:
         with torch.autocast(images.device.type, dtype=HALF[precision]):
-            logits = model(images)
-    half = isinstance(logits, Tensor) and logits.dtype in HALF.values()
-    return logits.float() if half else logits
+            output = model(images)
+    return find_logits(output, logits)
+
+
+def find_logits(output: Any, logits: Logits | None = None) -> Tensor:
+    """The logits in what a network returned: by ``logits``, or what is called "logits" or "out",
+    or the first tensor of a tuple, dict, dataclass or other object.
+    """
+    found: Any
+    if logits is not None:
+        found = logits(output)
+    elif isinstance(output, Tensor):
+        found = output
+    else:
+        named = output._asdict() if hasattr(output, "_asdict") else output  # a named tuple
+        if isinstance(named, (tuple, list)):
+            named = dict(enumerate(named))
+        elif not isinstance(named, Mapping):
+            named = getattr(named, "__dict__", {})
+        values = [named.get("logits"), named.get("out"), *named.values()]
+        found = next((value for value in values if isinstance(value, Tensor)), None)
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"the model returns a {type(output).__name__} in which no logits are found; expected a "
+            "tensor of logits (batch, classes), or logits=lambda output: ... that gets them"
+        )
+    return found.float() if found.dtype in HALF.values() else found
 
 
 def layout_for(model: nn.Module, precision: str = "float32") -> torch.memory_format:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import Split, batches
 from dgprune_lite.running import (
+    Logits,
     check_model,
     count_classes,
     device_of,
@@ -38,6 +39,7 @@ def evaluate(
     device: torch.device | str | None = None,
     precision: str = "float32",
     workers: int = 0,
+    logits: Logits | None = None,
 ) -> pd.DataFrame:
     """Measure a network on every domain, in evaluation mode and without gradients.
 
@@ -52,6 +54,9 @@ def evaluate(
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
             autocast. What is made of the logits is float64 in any case.
         workers: Processes that read images from datasets not held in memory; 0 for none.
+        logits: How to get logits from what the network returns, such as
+            ``lambda output: output["main"]``; needed where it calls them neither "logits" nor "out"
+            and they are not its first tensor.
 
     Returns:
         One row a domain: domain, role ("in-domain" or "unseen"), images, accuracy (0 to 1), risk
@@ -86,7 +91,7 @@ def evaluate(
     with evaluating(model), torch.no_grad():
         for name, role, dataset in parts:
             nats, confidence, correct = _predict(
-                model, dataset, name, batch_size, precision, workers
+                model, dataset, name, batch_size, precision, workers, logits
             )
             rows.append(
                 {
@@ -174,7 +179,13 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
 
 
 def _predict(
-    model: nn.Module, dataset: Dataset, name: str, batch_size: int, precision: str, workers: int
+    model: nn.Module,
+    dataset: Dataset,
+    name: str,
+    batch_size: int,
+    precision: str,
+    workers: int,
+    logits_from: Logits | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return cross-entropy (nats), confidence and correctness of every image, each (n,)."""
     layout = layout_for(model, precision)
@@ -184,8 +195,8 @@ def _predict(
     for images, labels in loop:
         images = in_dtype_of(model, images).contiguous(memory_format=layout)
         if classes is None:
-            classes = count_classes(model, images[:1])
-        logits = logits_of(model, images, precision).cpu().double()  # (batch, classes)
+            classes = count_classes(model, images[:1], logits_from)
+        logits = logits_of(model, images, precision, logits_from).cpu().double()  # (batch, classes)
         labels = labels.cpu()  # after the forward pass, for which a GPU would wait
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
             wrong = int(labels[(labels < 0) | (labels >= classes)][0])

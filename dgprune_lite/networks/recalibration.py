@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from dgprune_lite.checks import whole_number
 from dgprune_lite.domains import count
 from dgprune_lite.networks.source_domains import check_domains, mixed_batches, source_domains
-from dgprune_lite.running import check_model, device_of, evaluating, in_dtype_of, layout_for
+from dgprune_lite.running import Logits, check_model, device_of, evaluating, in_dtype_of, layout_for
 
 
 def recalibrate_batchnorm(
@@ -24,6 +24,7 @@ def recalibrate_batchnorm(
     batch_size: int = 128,
     seed: int = 0,
     workers: int = 0,
+    logits: Logits | None = None,
 ) -> int:
     """Estimate the running statistics of every BatchNorm anew, on images of the source domains.
 
@@ -40,6 +41,8 @@ def recalibrate_batchnorm(
         batch_size: About how many images a batch has, all domains together; at least 2.
         seed: Seed of the draw; at least 0.
         workers: Processes that read images from datasets not held in memory; 0 for none.
+        logits: How to get logits from what the network returns, see
+            :func:`~dgprune_lite.networks.evaluation.evaluate`.
 
     Returns:
         How many BatchNorm layers were recalibrated; 0 if the network has none (or none that keeps
@@ -64,7 +67,7 @@ def recalibrate_batchnorm(
     train = source_domains(train)
     images_per_domain = whole_number("images_per_domain", images_per_domain, 1)
     batch_size, seed = whole_number("batch_size", batch_size, 2), whole_number("seed", seed)
-    shape, classes = check_domains(model, train)
+    shape, classes = check_domains(model, train, logits)
     layers: list[_BatchNorm] = [
         module
         for module in model.modules()

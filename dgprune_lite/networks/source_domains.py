@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dgprune_lite.checks import named_domains, nearest_name
 from dgprune_lite.domains import check_batch, count, fetch, read, to_device
-from dgprune_lite.running import count_classes, device_of, in_dtype_of
+from dgprune_lite.running import Logits, count_classes, device_of, in_dtype_of
 
 ALGORITHMS = ("ERM", "VREx")
 Batch = tuple[Tensor, Tensor]
@@ -49,7 +49,9 @@ def source_domains(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
     return train
 
 
-def check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[int, ...], int]:
+def check_domains(
+    model: nn.Module, train: dict[str, Dataset], logits: Logits | None = None
+) -> tuple[tuple[int, ...], int]:
     """Look at one image of each domain; return the shape of images and the number of classes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, dataset in train.items():
@@ -60,7 +62,8 @@ def check_domains(model: nn.Module, train: dict[str, Dataset]) -> tuple[tuple[in
         shapes[name] = tuple(images.shape[1:])
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the domains have images of shapes {shapes}; expected one shape for all")
-    return shapes[name], count_classes(model, in_dtype_of(model, images.to(device_of(model))))
+    images = in_dtype_of(model, images.to(device_of(model)))
+    return shapes[name], count_classes(model, images, logits)
 
 
 def mixed_batches(

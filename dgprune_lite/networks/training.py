@@ -28,6 +28,7 @@ from dgprune_lite.networks.source_domains import (
     source_domains,
 )
 from dgprune_lite.running import (
+    Logits,
     check_model,
     gpus_of,
     in_dtype_of,
@@ -60,6 +61,7 @@ def fit(
     precision: str = "float32",
     workers: int = 0,
     progress: bool = False,
+    logits: Logits | None = None,
 ) -> pd.DataFrame:
     """Train a network, in place, on images of all source domains: Adam with a one-cycle rate.
 
@@ -93,6 +95,8 @@ def fit(
             a step whose gradients overflow is left out (``torch.amp.GradScaler``).
         workers: Processes that read images from datasets not held in memory; 0 for none.
         progress: Show a progress bar.
+        logits: How to get logits from what the network returns, see
+            :func:`~dgprune_lite.networks.evaluation.evaluate`.
 
     Returns:
         One row a step: step (from 1), loss (the objective, nats) and, for each domain, a column of
@@ -137,7 +141,7 @@ def fit(
         )
     device = move(model, device, precision)
     layout = layout_for(model, precision)
-    shape, classes = check_domains(model, train)
+    shape, classes = check_domains(model, train, logits)
 
     # All the randomness of the run is drawn beforehand; only dropout is left for the loop.
     generator = torch.Generator().manual_seed(seed)
@@ -163,8 +167,8 @@ def fit(
             images = images.contiguous(memory_format=layout)
 
             # One pass for all domains: BatchNorm normalises over their mixture.
-            logits = logits_of(model, images, precision)
-            nats = F.cross_entropy(logits, labels, reduction="none")
+            found = logits_of(model, images, precision, logits)
+            nats = F.cross_entropy(found, labels, reduction="none")
             risks = nats.view(len(train), batch_size).mean(1)  # (domains,)
             loss = risks.mean()
             if algorithm == "VREx":

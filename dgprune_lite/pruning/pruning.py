@@ -16,7 +16,7 @@ from dgprune_lite.pruning.plans import PruningPlan, make_plan
 from dgprune_lite.pruning.selection import check_scores, kept_filters
 from dgprune_lite.pruning.surgery import Cut
 from dgprune_lite.pruning.targets import plan_within
-from dgprune_lite.running import check_unwrapped, device_of, in_dtype_of
+from dgprune_lite.running import Logits, check_unwrapped, device_of, in_dtype_of
 from dgprune_lite.scores.criteria import NEEDS_STATISTICS, score
 from dgprune_lite.scores.risks import Order, domain_statistics
 
@@ -122,9 +122,10 @@ def prune(
     target_macs: float | None = None,
     target_parameters: float | None = None,
     target_latency: float | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     precision: str = "float32",
     workers: int = 0,
+    logits: Logits | None = None,
     progress: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, PruningPlan]:
@@ -147,7 +148,7 @@ def prune(
             model is and to its precision; by default the first image of ``data``.
         batch_size: Images a pass while scoring; see
             :func:`~dgprune_lite.scores.risks.domain_statistics`, also for ``precision``,
-            ``workers``.
+            ``workers``, ``logits``.
         progress: Whether to show a progress bar while scoring.
 
     Returns:
@@ -174,7 +175,12 @@ def prune(
         model=model,
         example_inputs=inputs,
     )
-    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
+    reading = {
+        "batch_size": batch_size,
+        "precision": precision,
+        "workers": workers,
+        "logits": logits,
+    }
     scores = score_on(model, graph, domains, criterion, options, progress=progress, **reading)
     plan = plan_within(graph, check_scores(graph, scores), limits)
     return plan.apply(model), plan

@@ -21,7 +21,7 @@ from dgprune_lite.pruning.limits import Inputs, Layers, Limits, Ratio, make_limi
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
 from dgprune_lite.pruning.pruning import example_for, score_on, source_domains
 from dgprune_lite.pruning.targets import plan_within
-from dgprune_lite.running import check_unwrapped
+from dgprune_lite.running import Logits, check_unwrapped
 
 
 def prune_iteratively(
@@ -38,9 +38,10 @@ def prune_iteratively(
     max_pruning_ratio: float = 1.0,
     target_macs: float | None = None,
     target_parameters: float | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     precision: str = "float32",
     workers: int = 0,
+    logits: Logits | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Iterator[tuple[nn.Module, PruningPlan]]:
@@ -61,7 +62,7 @@ def prune_iteratively(
             ``ignored_layers``, ``round_to``, ``max_pruning_ratio`` and the targets.
         batch_size: Images a pass while scoring; see
             :func:`~dgprune_lite.scores.risks.domain_statistics`, also for ``precision``,
-            ``workers``.
+            ``workers``, ``logits``.
         progress: Whether to show a progress bar while scoring.
 
     Returns:
@@ -101,7 +102,12 @@ def prune_iteratively(
         max_pruning_ratio=max_pruning_ratio,
         model=model,
     )
-    reading = {"batch_size": batch_size, "precision": precision, "workers": workers}
+    reading = {
+        "batch_size": batch_size,
+        "precision": precision,
+        "workers": workers,
+        "logits": logits,
+    }
 
     def walk() -> Iterator[tuple[nn.Module, PruningPlan]]:
         small = model

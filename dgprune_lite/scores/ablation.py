@@ -19,6 +19,7 @@ from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.channels.tracing import symbolic_graph
 from dgprune_lite.domains import to_device
 from dgprune_lite.exactness import full_float32
+from dgprune_lite.running import Logits, find_logits
 
 
 def ablated_losses(
@@ -27,6 +28,7 @@ def ablated_losses(
     images: Tensor,
     labels: Tensor,
     filters: Iterable[int] | None = None,
+    logits: Logits | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the losses over the images, of the whole network and without each filter in turn.
 
@@ -39,6 +41,7 @@ def ablated_losses(
         images: float (n, channels, height, width).
         labels: int64 (n,).
         filters: Numbers of the filters to leave out in turn; all M by default.
+        logits: How to get logits from what the network returns.
 
     Returns:
         The whole network's, float64 (), and those with a filter's gate at 0, float64 (filters,),
@@ -52,10 +55,8 @@ def ablated_losses(
             ablation.run(images.clone())  # some networks normalise their input in place
             losses = []
             for unit in [NO_FILTER, *(range(graph.num_filters) if filters is None else filters)]:
-                logits = ablation.logits_without(unit)
-                if logits.dtype in (torch.float16, torch.bfloat16):
-                    logits = logits.float()
-                losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum())
+                found = find_logits(ablation.output_without(unit), logits)
+                losses.append(F.cross_entropy(found, labels, reduction="none").double().sum())
     finally:
         for name in set(vars(model)) - attributes:  # constants of the code that torch.fx stored
             delattr(model, name)
@@ -85,7 +86,7 @@ class _Ablation(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         return self._compute(n, self.env)
 
-    def logits_without(self, unit: int) -> Tensor:
+    def output_without(self, unit: int) -> Tensor:
         """The network's output with one filter's gate at 0.
 
         An activation that carries the filter's channels and depends on it in no other way is
@@ -171,7 +172,7 @@ class _WholeRuns(fx.Interpreter):
         (self.images,) = args
         return None
 
-    def logits_without(self, unit: int) -> Tensor:
+    def output_without(self, unit: int) -> Tensor:
         """The network's output with one filter's gate at 0."""
         self.unit = unit
         return super().run(self.images.clone())

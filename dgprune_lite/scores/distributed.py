@@ -34,9 +34,8 @@ from torch.utils.data import Dataset, Subset
 from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import count
-from dgprune_lite.running import check_model
 from dgprune_lite.scores.gates import check_graph
-from dgprune_lite.scores.risks import DomainStatistics, Order, beside, domain_statistics
+from dgprune_lite.scores.risks import DomainStatistics, Order, concatenate, domain_statistics
 
 
 def distributed_statistics(
@@ -82,7 +81,6 @@ def distributed_statistics(
     error: Exception | None = None
     task: Any = None
     try:
-        check_model(model)
         check_graph(model, graph)
         data = named_domains(data, "data")
         task = (order, graph.num_filters, _checksum(model))
@@ -111,7 +109,7 @@ def _share(
             continue
         share = Subset(dataset, range(rank, images, world))
         parts.append(domain_statistics(model, graph, {name: share}, order=order, **options))
-    return reduce(beside, parts)
+    return reduce(concatenate, parts)
 
 
 def _nothing(domain: str, filters: int, order: Order) -> DomainStatistics:

@@ -1,9 +1,4 @@
-"""Gates: a factor z_m = 1 on every filter m, and what the losses gain from turning it.
-
-With gates of 0 a filter is masked; the gradient with respect to a gate at 1 says what its filter
-does for the loss, to first order. What this file is *not*: a statistic of a domain. It works on one
-batch; ``risks.py`` adds up batches and domains.
-"""
+"""Gates: a factor of 1 on the output of every filter, and the gradient of the losses by it."""
 
 from __future__ import annotations
 
@@ -22,6 +17,7 @@ from dgprune_lite.channels.graph import ChannelGraph, misfit
 from dgprune_lite.domains import to_device
 from dgprune_lite.running import (
     HALF,
+    Logits,
     check_model,
     check_precision,
     device_of,
@@ -31,7 +27,8 @@ from dgprune_lite.running import (
 
 
 def check_graph(model: nn.Module, graph: ChannelGraph) -> None:
-    """Raise TypeError unless ``graph`` is one, ValueError unless it could come from ``model``."""
+    """Raise TypeError unless both are what they should be, ValueError unless they fit."""
+    check_model(model)
     if not isinstance(graph, ChannelGraph):
         raise TypeError(f"graph is {graph!r:.80}, expected what trace_channels(model, ...) gives")
     shapes = {name: layer.weight_shape for name, layer in graph.layers.items()}
@@ -39,27 +36,6 @@ def check_graph(model: nn.Module, graph: ChannelGraph) -> None:
         raise ValueError(
             f"the graph is of another model: {problem}. Trace this model with trace_channels"
         )
-
-
-def losses_of(
-    model: nn.Module, images: Tensor, labels: Tensor, where: str, precision: str = "float32"
-) -> Tensor:
-    """Cross-entropy of every image, in nats (n,), float32 at least."""
-    logits = logits_of(model, images.clone(), precision)  # some normalise their input in place
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"the model gives a {type(logits).__name__}, expected a tensor of logits")
-    if logits.ndim != 2 or len(logits) != len(labels):
-        raise ValueError(
-            f"the model gives {tuple(logits.shape)} for {len(labels)} images, expected "
-            f"({len(labels)}, classes)"
-        )
-    least, most = (int(value) for value in torch.stack(labels.aminmax()).tolist())
-    if least < 0 or most >= logits.shape[1]:
-        raise ValueError(
-            f"label {least if least < 0 else most} in {where} is outside the model's "
-            f"{logits.shape[1]} classes: check the data set's labels and the model's num_classes"
-        )
-    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def gate_gradients_per_image(
@@ -70,20 +46,23 @@ def gate_gradients_per_image(
     *,
     where: str = "data",
     precision: str = "float32",
+    logits: Logits | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of images and their gradients with respect to the gates: ∂ℓ_n/∂z_m at z = 1.
+    """Measure losses of images and their gradients with respect to the gates: ∂ℓ_n/∂z_m at z = 1.
 
-    The model runs in eval mode and is left as it was: weights and statistics, modes, ``.grad``,
-    flags, hooks and random state.
+    The model runs in evaluation mode and is left as found: weights and statistics, modes,
+    ``.grad``, flags, hooks and random state.
 
     Args:
-        model: The network that ``graph`` was traced from; gives logits (n, classes).
+        model: The network that ``graph`` was traced from.
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`; M filters.
         images: (n, channels, height, width), in the type of the weights and on their device.
         labels: int64 (n,), from 0 to classes - 1, on the same device.
         where: What error messages call these images.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
             autocast.
+        logits: How to get logits from what the network returns, see
+            :func:`~dgprune_lite.networks.evaluation.evaluate`.
 
     Returns:
         The losses (cross-entropy, nats), float64 (n,), and the gradients, float64 (n, M), on the
@@ -92,8 +71,8 @@ def gate_gradients_per_image(
     Raises:
         TypeError: Something else than a network, or a network that does not return logits.
         ValueError: A graph of another model, labels that do not fit, a loss that is not finite, a
-            precision that the device cannot compute in, or a layer whose output does not have the
-            images along its first axis.
+            precision that the device cannot compute in, a layer whose output does not have the
+            images along its first axis, or one that runs under ``torch.no_grad()``.
 
     Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient
     inference", ICLR 2017; chapter 5.
@@ -105,11 +84,12 @@ def gate_gradients_per_image(
     >>> losses.shape, gradients.shape, model.training
     (torch.Size([2]), torch.Size([2, 20]), True)
     """
-    check_model(model)
     check_graph(model, graph)
     check_precision(precision, device_of(model))
     with evaluating(model):
-        return gate_gradients(model, graph, images, labels, where=where, precision=precision)
+        return gate_gradients(
+            model, graph, images, labels, where=where, precision=precision, logits=logits
+        )
 
 
 def gate_gradients(
@@ -121,12 +101,20 @@ def gate_gradients(
     per_image: bool = True,
     where: str = "data",
     precision: str = "float32",
+    logits: Logits | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Losses (n,) and their gate gradients (n, M), or the sum of those (M,), in eval mode."""
-    sums: list[tuple[str, Tensor]] = []  # by gate: (n, channels) or (channels,)
-    tap = images.new_empty((), requires_grad=True)
+    """Losses (n,) and their gate gradients (n, M), or the sum of those (M,), in evaluation mode."""
+    sums: list[tuple[str, Tensor]] = []  # gate, its gradients (n, channels) or (channels,)
+    source = images.new_empty((), requires_grad=True)
+    # float16 ends at 6e-8: scaled up by a power of two, nothing is rounded, and less is lost.
+    scale = 2.0**10 if precision == "float16" else 1.0
 
     def put_gate(name: str, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise ValueError(
+                f"{name} runs without gradients, which its filters' scores need: take "
+                "torch.no_grad() out of forward, and checkpoint with use_reentrant=False"
+            )
         if per_image and len(output) != len(images):
             raise ValueError(
                 f"{name} gives {len(output)} rows for {len(images)} images: order 'fisher' needs "
@@ -139,25 +127,36 @@ def gate_gradients(
         def note(activation: Tensor, gradient: Tensor) -> None:
             sums.append((name, sum_of_products(activation, gradient, axes)))
 
-        only_hook = len(layer._forward_hooks) == 1
-        if type(layer) in BATCHNORMS and only_hook and len(inputs) == 1:
-            return _Gate.apply(output, tap, note, inputs[0], layer.forward)
-        return _Gate.apply(output, tap, note, None, None)
+        if type(layer) in BATCHNORMS and len(layer._forward_hooks) == len(inputs) == 1:
+            return _Gate.apply(output, source, note, inputs[0], layer.forward)
+        return _Gate.apply(output, source, note, None, None)
 
-    # float16 ends at 6e-8: scaled up by a power of two, nothing is rounded, and less is lost.
-    scale = 2.0**10 if precision == "float16" else 1.0
+    def run() -> Tensor:
+        sums.clear()
+        losses = _losses(model, images, labels, where, precision, logits)
+        torch.autograd.grad(losses, source, torch.full_like(losses, scale), allow_unused=True)
+        return losses.detach().double()
+
     with _frozen(model), gate_hooks(model, graph, put_gate), torch.enable_grad():
-        losses = losses_of(model, images, labels, where, precision)
-        torch.autograd.grad(losses, tap, torch.full_like(losses, scale), allow_unused=True)
-    losses = losses.detach().double()
+        try:
+            losses = run()
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            with (
+                torch.autograd.graph.allow_mutation_on_saved_tensors()
+            ):  # copies, so only if need be
+                losses = run()
     if not isfinite(losses.sum()):
         bad = losses[~losses.isfinite()][0].item()
         raise ValueError(f"the loss is {bad} in {where}: check the images and the trained weights")
-    shape = (len(images), graph.num_filters + 1) if per_image else (graph.num_filters + 1,)
-    total = losses.new_zeros(shape)  # the last column is for channels that are fixed, -1
+    filters = graph.num_filters
+    total = (
+        losses.new_zeros(len(images), filters + 1) if per_image else losses.new_zeros(filters + 1)
+    )
     if sums:
         units = np.concatenate([graph.layers[name].out_units for name, _ in sums])
-        index = to_device(torch.from_numpy(units % shape[-1]), total.device)
+        index = to_device(torch.from_numpy(units % (filters + 1)), total.device)  # fixed, -1: last
         total.index_add_(-1, index, torch.cat([part for _, part in sums], -1).double())
     if scale != 1:
         total /= scale
@@ -168,6 +167,30 @@ def gate_gradients(
     return losses, total[..., :-1]
 
 
+def _losses(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    where: str,
+    precision: str,
+    logits: Logits | None,
+) -> Tensor:
+    """Cross-entropy of every image, in nats (n,), float32 at least."""
+    found = logits_of(model, images.clone(), precision, logits)  # some change their input in place
+    if found.ndim != 2 or len(found) != len(labels):
+        raise ValueError(
+            f"the model gives {tuple(found.shape)} for {len(labels)} images, expected "
+            f"({len(labels)}, classes)"
+        )
+    least, most = torch.stack(labels.aminmax()).tolist()
+    if least < 0 or most >= found.shape[1]:
+        raise ValueError(
+            f"label {least if least < 0 else most} in {where} is outside the model's "
+            f"{found.shape[1]} classes: check the data set's labels and the model's num_classes"
+        )
+    return F.cross_entropy(found, labels, reduction="none")
+
+
 def sum_of_products(activation: Tensor, gradient: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Σ a·∂ℓ/∂a over some axes, float32 at least."""
     # In bfloat16 the products are rounded, as their factors were, and the sum is not: so no
@@ -175,8 +198,8 @@ def sum_of_products(activation: Tensor, gradient: Tensor, axes: tuple[int, ...])
     if gradient.dtype == torch.float16:
         gradient = gradient.float()
     product = activation * gradient
-    kind = torch.float32 if product.dtype in HALF.values() else product.dtype
-    return product.sum(axes, dtype=kind) if axes else product.to(kind)
+    dtype = torch.float32 if product.dtype in HALF.values() else product.dtype
+    return product.sum(axes, dtype=dtype) if axes else product.to(dtype)
 
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -193,7 +216,7 @@ class _Gate(torch.autograd.Function):
     def forward(
         ctx: Any,
         output: Tensor,
-        tap: Tensor,  # makes autograd come by, also where no parameter before needs a gradient
+        source: Tensor,  # needs a gradient, whatever the layers before need
         note: Callable[[Tensor, Tensor], None],
         inputs: Tensor | None,
         again: Callable[[Tensor], Tensor] | None,

@@ -8,15 +8,13 @@ Removing the filter is z_m = 0, and changes the risk R_d of domain d by
          ≈ -J_dm + ½ F_dm                 to second order, F_dm = E_n[(∂ℓ_n/∂z_m)²]
 
 with F the diagonal of the Fisher information of the gates. Chapter 5 derives this.
-
-What this module does not do: it makes no scores (``scores.py``) and changes no network.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import partial, reduce
 from operator import add
 from typing import Any, Literal
@@ -30,7 +28,7 @@ from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.checks import named_domains
 from dgprune_lite.domains import batches
 from dgprune_lite.running import (
-    check_model,
+    Logits,
     check_precision,
     device_of,
     evaluating,
@@ -95,20 +93,21 @@ class DomainStatistics:
         return total / self.images[:, None]
 
     def risk_change(self, order: str = "fisher") -> Tensor:
-        """Δ_dm estimated to an order, in nats, float64 (D, M).
+        """Estimate Δ_dm to an order, in nats, float64 (D, M).
 
         Args:
             order: "first": -J; "second": -J + ½F; "fisher": ½F, which is what remains where the
                 domain's own slope J is 0 (Theis et al. 2018); "exact": the measured ablation.
         """
-        if order == "first":
-            return -self.gradient
-        if order == "second":
-            return -self.gradient + self.fisher / 2
-        if order == "fisher":
-            return self.fisher / 2
-        if order == "exact":
-            return self.ablation
+        match order:
+            case "first":
+                return -self.gradient
+            case "second":
+                return -self.gradient + self.fisher / 2
+            case "fisher":
+                return self.fisher / 2
+            case "exact":
+                return self.ablation
         raise ValueError(f"order={order!r} is not one of 'first', 'second', 'fisher', 'exact'")
 
     def __add__(self, other: DomainStatistics) -> DomainStatistics:
@@ -119,17 +118,21 @@ class DomainStatistics:
                 f"{other.gradient_sum.shape[1]}"
             )
 
-        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return None if a is None or b is None else a + b
+        return DomainStatistics(self.domains, *_pairwise(torch.add, self, other))
 
-        return DomainStatistics(
-            self.domains,
-            self.images + other.images,
-            self.risk_sum + other.risk_sum,
-            self.gradient_sum + other.gradient_sum,
-            both(self.fisher_sum, other.fisher_sum),
-            both(self.ablation_sum, other.ablation_sum),
-        )
+
+def concatenate(a: DomainStatistics, b: DomainStatistics) -> DomainStatistics:
+    """The statistics of two sets of domains as one."""
+    return DomainStatistics(a.domains + b.domains, *_pairwise(lambda *two: torch.cat(two), a, b))
+
+
+def _pairwise(
+    join: Callable[[Tensor, Tensor], Tensor], a: DomainStatistics, b: DomainStatistics
+) -> Iterator[Any]:
+    """What two statistics hold, joined tensor by tensor; None where one lacks it."""
+    for field in fields(DomainStatistics)[1:]:
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        yield None if x is None or y is None else join(x, y)
 
 
 def domain_statistics(
@@ -138,37 +141,45 @@ def domain_statistics(
     data: Mapping[str, Dataset[Any]],
     *,
     order: Order = "fisher",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     precision: str = "float32",
     workers: int = 0,
+    logits: Logits | None = None,
     progress: bool = False,
 ) -> DomainStatistics:
     """Measure, for every domain and filter, what the scores need to know.
 
-    The model runs in eval mode and is left as it was: weights, modes, ``.grad``, hooks and
+    The model runs in evaluation mode and is left as found: weights, modes, ``.grad``, hooks and
     random state, also when an error is raised. Frozen parameters are scored like any other.
 
     Args:
-        model: The network that ``graph`` was traced from; gives logits (n, classes).
+        model: The network that ``graph`` was traced from.
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
         data: Domain name to a data set of (image, label). Pass source domains only.
         order: "first": gate gradients. "fisher": also their squares image by image; both take one
             backward pass. "exact": also removes every filter in turn.
-        batch_size: Images a pass; no influence on the result but rounding. Where they do not fit
-            into a GPU's memory, half as many are taken, and so on, with a warning.
+        batch_size: Images a pass; no influence on the result but rounding. By default 256, on a GPU
+            1024. Where they do not fit into a GPU's memory, half as many are taken, and so on, with
+            a warning if this size was asked for.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
             autocast. Losses and sums are float32 or float64 in any case; in half precision what
             is summed for a filter was rounded to it.
         workers: Processes that read images from data sets not held in memory; 0 for none. No
             influence on the result.
+        logits: How to get logits from what the network returns, see
+            :func:`~dgprune_lite.networks.evaluation.evaluate`.
         progress: Whether to show a progress bar.
 
+    Returns:
+        The :class:`DomainStatistics`, on the CPU.
+
     Raises:
-        TypeError: Something else than a network, its graph, or a dict of data sets.
+        TypeError: Something else than a network, its graph, or a dict of data sets; a network that
+            does not return logits.
         ValueError: No or empty domains, images or labels that do not fit, a loss that is not
-            finite (names domain and batch), a graph of another model, a precision that the
-            device cannot compute in, or order "exact" in another precision than float32 (it
-            measures differences smaller than their rounding).
+            finite (names domain and batch), a graph of another model, a layer that runs under
+            ``torch.no_grad()``, a precision that the device cannot compute in, or order "exact" in
+            another precision than float32 (it measures differences smaller than their rounding).
 
     Source: gates as in Molchanov et al. 2017 (first order) and Theis et al. 2018 (Fisher), here
     kept apart by domain; chapter 5.
@@ -183,39 +194,39 @@ def domain_statistics(
     """
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
-    check_model(model)
-    data = named_domains(data, "data")
     check_graph(model, graph)
+    named_domains(data, "data")
     if not graph.num_filters:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
         raise ValueError(f"no filter of this network can be removed exactly ({reasons})")
-    place = device_of(model)
-    check_precision(precision, place)
+    device, layout = device_of(model), layout_for(model, precision)
+    check_precision(precision, device)
     if order == "exact" and precision != "float32":
         raise ValueError(
             f"precision={precision!r} with order='exact': removing one filter changes the risk by "
             "less than its rounding; use precision='float32'"
         )
-    parts, layout = [], layout_for(model, precision)
-    chunk = batch_size
+    size = batch_size
+    if size is None:
+        size = 1024 if device.type == "cuda" else 256
+    parts, chunk = [], size
     with evaluating(model):
         for name, dataset in data.items():
             total = None
-            loop = batches(dataset, batch_size, domain=name, device=place, workers=workers)
+            loop = batches(dataset, size, domain=name, device=device, workers=workers)
             for number, (images, labels) in enumerate(
                 tqdm(loop, desc=f"{order} statistics, {name}", disable=not progress)
             ):
-                where = f"domain {name!r}, batch {number}"
-                images = in_dtype_of(model, images).contiguous(memory_format=layout)
                 measure = partial(
-                    _batch_statistics, model, graph,
-                    domain=name, order=order, where=where, precision=precision,
+                    _batch_statistics, model, graph, domain=name, order=order,
+                    where=f"domain {name!r}, batch {number}", precision=precision, logits=logits,
                 )  # fmt: skip
-                one, chunk = _chunked(measure, images, labels, chunk)
+                images = in_dtype_of(model, images).contiguous(memory_format=layout)
+                one, chunk = _chunked(measure, images, labels, chunk, tell=batch_size is not None)
                 total = one if total is None else total + one
             assert total is not None  # `batches` refuses an empty domain
             parts.append(total)
-    return reduce(beside, parts)
+    return reduce(concatenate, parts)
 
 
 def _chunked(
@@ -223,6 +234,7 @@ def _chunked(
     images: Tensor,
     labels: Tensor,
     chunk: int,
+    tell: bool,
 ) -> tuple[DomainStatistics, int]:
     """The statistics of a batch, and in how large chunks it fits a GPU's memory."""
     size = chunk
@@ -235,29 +247,13 @@ def _chunked(
             if size == 1 or len(images) == 1:
                 raise
         size = min(size, len(images)) // 2  # here, where what the error held is free again
-    if size < chunk:
+    if size < chunk and tell:
         warnings.warn(
             f"batches of {chunk} images do not fit into memory: going on with {size} at a time; "
             f"pass batch_size={size}",
             stacklevel=3,
         )
     return total, size
-
-
-def beside(a: DomainStatistics, b: DomainStatistics) -> DomainStatistics:
-    """The statistics of two sets of domains as one."""
-
-    def cat(x: Tensor | None, y: Tensor | None) -> Tensor | None:
-        return None if x is None or y is None else torch.cat([x, y])
-
-    return DomainStatistics(
-        a.domains + b.domains,
-        torch.cat([a.images, b.images]),
-        torch.cat([a.risk_sum, b.risk_sum]),
-        torch.cat([a.gradient_sum, b.gradient_sum]),
-        cat(a.fisher_sum, b.fisher_sum),
-        cat(a.ablation_sum, b.ablation_sum),
-    )
 
 
 def _batch_statistics(
@@ -269,23 +265,18 @@ def _batch_statistics(
     order: Order,
     where: str,
     precision: str,
+    logits: Logits | None,
 ) -> DomainStatistics:
+    """The statistics of one batch of one domain."""
     losses, gradient = gate_gradients(
         model, graph, images, labels,
-        per_image=order != "first", where=where, precision=precision,
+        per_image=order != "first", where=where, precision=precision, logits=logits,
     )  # fmt: skip
-    fisher = None
+    fisher = ablation = None
     if order != "first":
-        gradient, fisher = gradient.sum(0), (gradient**2).sum(0)
-    ablation = None
+        gradient, fisher = gradient.sum(0), (gradient**2).sum(0)[None].cpu()
     if order == "exact":
-        whole, without = ablated_losses(model, graph, images, labels)  # (), (M,)
+        whole, without = ablated_losses(model, graph, images, labels, logits=logits)  # (), (M,)
         ablation = (without - whole)[None]
-    return DomainStatistics(
-        (domain,),
-        torch.tensor([len(labels)]),
-        losses.sum().cpu()[None],
-        gradient.cpu()[None],
-        None if fisher is None else fisher.cpu()[None],
-        ablation,
-    )
+    images_seen, risk = torch.tensor([len(labels)]), losses.sum()[None].cpu()
+    return DomainStatistics((domain,), images_seen, risk, gradient[None].cpu(), fisher, ablation)

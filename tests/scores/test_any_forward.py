@@ -1,0 +1,212 @@
+"""What networks do in forward beside computing: checkpoints, changes in place, other outputs."""
+
+from collections import namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import assert_same, fingerprint
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import TensorDataset
+
+import dgprune_lite as dg
+from dgprune_lite.scores.risks import ORDERS
+
+IMAGES = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
+LABELS = torch.arange(6) % 5
+DATA = {"a": TensorDataset(IMAGES[:4], LABELS[:4]), "b": TensorDataset(IMAGES[2:], LABELS[2:])}
+
+
+class Net(nn.Module):
+    """Two layers with a BatchNorm or without, to be used by ``body``."""
+
+    def __init__(self, body, norm=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, norm = body, nn.BatchNorm2d if norm else nn.Identity
+        self.a, self.na = nn.Conv2d(3, 6, 3, padding=1), norm(6)
+        self.b, self.nb = nn.Conv2d(6, 6, 3, padding=1), norm(6)
+        self.silu, self.out = nn.SiLU(inplace=True), nn.Linear(6, 5)
+        self.double().eval()
+
+    def one(self, x):
+        return self.na(self.a(x))
+
+    def two(self, x):
+        return self.nb(self.b(x))
+
+    def forward(self, x):
+        return self.out(self.body(self, x).mean((2, 3)))
+
+
+def assert_same_statistics(found, expected):
+    for name in ("risk_sum", "gradient_sum", "fisher_sum", "ablation_sum"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert other.any()
+            torch.testing.assert_close(one, other)
+
+
+def compare(body, plain, order, norm):
+    """Statistics of two networks that compute the same in different ways."""
+    one, other = Net(body, norm), Net(plain, norm)
+    torch.testing.assert_close(one(IMAGES), other(IMAGES))
+    graph = dg.trace_channels(other, IMAGES)
+    before = fingerprint(one)
+    found = dg.domain_statistics(one, graph, DATA, order=order, batch_size=3)
+    assert_same(before, fingerprint(one))
+    assert_same_statistics(found, dg.domain_statistics(other, graph, DATA, order=order))
+
+
+def chain(net, x):
+    return net.two(net.one(x).relu()).relu()
+
+
+def checkpointed(net, x):
+    def inner(x):
+        return net.two(net.one(x).relu())
+
+    return checkpoint(inner, x, use_reentrant=False).relu()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("norm", [True, False])
+def test_gradient_checkpointing(order, norm):
+    compare(checkpointed, chain, order, norm)
+
+
+def added_behind_relu(net, x):
+    x = F.relu(net.one(x))
+    x += net.two(x)
+    return x
+
+
+def silu_after_add(net, x):
+    x = net.one(x)
+    x += net.two(x)
+    return net.silu(x)
+
+
+def twice_itself(net, x):
+    y = net.one(x)
+    x = F.relu(y)
+    x += y
+    return net.two(x)
+
+
+IN_PLACE = {
+    "x += y behind a ReLU": (
+        added_behind_relu,
+        lambda net, x: (h := F.relu(net.one(x))) + net.two(h),
+    ),
+    "SiLU(inplace=True) after an add": (
+        silu_after_add,
+        lambda net, x: F.silu((h := net.one(x)) + net.two(h)),
+    ),
+    "a BatchNorm's output added to its ReLU": (
+        twice_itself,
+        lambda net, x: net.two(F.relu(h := net.one(x)) + h),
+    ),
+}
+
+
+@pytest.mark.parametrize("order", ["first", "fisher"])
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_activations_that_are_changed_in_place(name, norm, order):
+    compare(*IN_PLACE[name], order, norm)
+
+
+def without_gradients(net, x):
+    with torch.no_grad():
+        x = net.one(x).relu()
+    return net.two(x)
+
+
+def reentrant(net, x):
+    return checkpoint(lambda x: net.two(net.one(x)), x, use_reentrant=True)
+
+
+@pytest.mark.parametrize("body", [without_gradients, reentrant])
+def test_layers_without_gradients_are_named(body):
+    model = Net(body)
+    graph = dg.trace_channels(Net(chain), IMAGES)
+    before = fingerprint(model)
+    with pytest.raises(ValueError, match=r"na runs without gradients.*use_reentrant=False"):
+        dg.domain_statistics(model, graph, DATA)
+    assert_same(before, fingerprint(model))
+
+
+@dataclass
+class Output:
+    features: Tensor
+    logits: Tensor
+
+
+Named = namedtuple("Named", "features out")
+KINDS = {
+    "tuple": lambda logits, features: (logits, features),
+    "dict": lambda logits, features: {"features": features, "logits": logits},
+    "torchvision": lambda logits, features: {"out": logits},
+    "named tuple": lambda logits, features: Named(features, logits),
+    "dataclass": lambda logits, features: Output(features, logits),
+    "first tensor": lambda logits, features: {"note": "none", "classes": logits, "more": features},
+}
+
+
+class Returns(nn.Module):
+    """A network with another output."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.net, self.kind = Net(chain).float(), kind
+
+    def forward(self, x):
+        logits = self.net(x)
+        return self.kind(logits, logits * 2)
+
+
+FLOATS = {
+    name: TensorDataset(x.float(), y)
+    for name, (x, y) in ((name, part.tensors) for name, part in DATA.items())
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "logits"),
+    [*((kind, None) for kind in KINDS.values()),
+     (lambda logits, features: [{"deep": (features, logits)}], lambda out: out[0]["deep"][1])],
+)  # fmt: skip
+def test_logits_are_found_in_what_a_network_returns(kind, logits):
+    plain, model = Returns(lambda logits, _: logits), Returns(kind)
+    graph = dg.trace_channels(plain, IMAGES.float())
+    for order in ORDERS:
+        expected = dg.domain_statistics(plain, graph, FLOATS, order=order)
+        found = dg.domain_statistics(model, graph, FLOATS, order=order, logits=logits)
+        assert_same_statistics(found, expected)
+    _, expected = dg.gate_gradients_per_image(plain, graph, IMAGES.float(), LABELS)
+    _, found = dg.gate_gradients_per_image(model, graph, IMAGES.float(), LABELS, logits=logits)
+    assert torch.equal(found, expected)
+    for network, how in ((plain, None), (model, logits)):
+        dg.recalibrate_batchnorm(network, FLOATS, logits=how)
+        dg.fit(network, FLOATS, steps=2, batch_size=2, logits=how)
+    frames = dg.evaluate(plain, FLOATS), dg.evaluate(model, FLOATS, logits=logits)
+    assert frames[0].equals(frames[1])
+
+
+@pytest.mark.parametrize("output", [None, {"a": 1}, "logits"])
+def test_no_logits(output):
+    model = Returns(lambda *_: output)
+    graph = dg.trace_channels(Returns(lambda logits, _: logits), IMAGES.float())
+    message = r"the model returns a .* in which no logits are found; .*logits=lambda output"
+    calls = (
+        dg.evaluate,
+        lambda m, d: dg.fit(m, d, steps=1),
+        lambda m, d: dg.domain_statistics(m, graph, d),
+    )
+    for call in calls:
+        with pytest.raises(TypeError, match=message):
+            call(model, FLOATS)
