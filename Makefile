@@ -1,10 +1,11 @@
 # Everything a reader or a contributor runs. `make` alone lists the targets.
 #
 # The environment goes to .venv and is made again, in place, when pyproject.toml or constraints.txt
-# changes. Nothing of the shell's own Python set-up is used. Three settings may be given on the
+# changes. Nothing of the shell's own Python set-up is used. These settings may be given on the
 # command line:
 #   PYTHON=python3.12                      the interpreter to make .venv from (3.11 to 3.13)
 #   EDITION=instructor                     what `make pdf` prints: reader, student or instructor
+#   DATA=folder MINUTES=10 PROCESSES=12    for `make pacs`: where PACS is, how long, side by side
 #   PIP_ARGS="--extra-index-url URL"       more arguments for pip, for example PyTorch's CPU-only index
 
 PYTHON   ?= python3
@@ -16,12 +17,14 @@ RUN      := $(VENV)/bin/python
 JUPYTER_BOOK = $(RUN) -c "from jupyter_book.cli.main import main; main()"
 VERSION_OK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 JOBS     ?= 2
+MINUTES  ?= 10
+PROCESSES ?= 12
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help book student instructor pdf test quick fresh test-oldest test-gpu bench study clean env-book env-pdf env-test
+.PHONY: help book student instructor pdf test quick fresh test-oldest test-gpu bench study pacs clean env-book env-pdf env-test
 
 # One computing thread a process: two processes on two cores beat one process with two threads by
 # far, and the numbers do not depend on how many cores a machine has.
@@ -104,6 +107,11 @@ bench: env-test ## print the speed tables
 
 study: env-test ## run the full grid of experiments behind the book's figures (hours; resumable)
 	$(RUN) -m dgprune_book.study
+
+pacs: env-test ## go on with PACS at 128 pixels on a GPU for some minutes: make pacs DATA=folder MINUTES=10
+	@test -n "$(DATA)" || { echo "make pacs DATA=folder: which folder holds PACS?"; exit 2; }
+	-timeout --signal=INT --kill-after=30s $(MINUTES)m $(RUN) -m dgprune_book.study pacs --data "$(DATA)" --device cuda --jobs $(PROCESSES)
+	$(RUN) -m dgprune_book.study pacs --collect
 
 .PHONY: slides
 slides: env-pdf ## make the lecture's slides: _build/slides/ and, with Chromium, _build/slides.pdf

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from dgprune_lite.checks import whole_number
-from dgprune_lite.domains.tensors import ImageTensors
+from dgprune_lite.domains.tensors import ImageTensors, is_gpu, to_device
 
 Pair = tuple[Tensor, Tensor]
 Indices = Sequence[Sequence[int] | Tensor] | Tensor
@@ -161,7 +161,7 @@ def read(
         _Batches(datasets, indices, seed),
         batch_size=None,  # each sample is a whole batch
         num_workers=workers,
-        pin_memory=_is_gpu(device) and workers > 0,
+        pin_memory=is_gpu(device) and workers > 0,
         generator=torch.Generator(),  # else it would draw from the caller's
     )
     return iter(loader)
@@ -196,22 +196,6 @@ class _Batches(Dataset):
             except (TypeError, ValueError) as error:
                 raise type(error)(f"domain {name!r}, batch {number}: {error}") from error
         return found
-
-
-def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
-    """Copy a tensor to a device; to a GPU by way of pinned memory, without waiting for it.
-
-    >>> to_device(torch.zeros(2), "cpu")
-    tensor([0., 0.])
-    """
-    if _is_gpu(device) and not tensor.is_cuda:
-        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
-        return pinned.to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def _is_gpu(device: torch.device | str | None) -> bool:
-    return device is not None and torch.device(device).type == "cuda"
 
 
 def batches(

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,24 @@ from torch.utils.data import Dataset
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
+
+
+def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    """Copy a tensor to a device; to a GPU by way of pinned memory, without waiting for it.
+
+    Example:
+        >>> to_device(torch.zeros(2), "cpu")
+        tensor([0., 0.])
+    """
+    if is_gpu(device) and not tensor.is_cuda:
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def is_gpu(device: torch.device | str | None) -> bool:
+    """Whether it is a CUDA device."""
+    return device is not None and torch.device(device).type == "cuda"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +74,12 @@ class ImageTensors(Dataset):
     def batch(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return images (n, 3, size, size), where they are kept, and labels (n,), on the CPU."""
         indices = torch.as_tensor(indices, dtype=torch.long)
-        images = self.images[indices.to(self.images.device)].float().div_(255.0)
+        device = self.images.device
+        images = self.images[to_device(indices, device)].float().div_(255.0)
         if self.augmented:
             generator = torch.Generator().manual_seed(batch_seed(self.name, indices.tolist()))
             images = augment(images, generator)
-        mean, std = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (MEAN, STD))
+        mean, std = (constant(values, device).view(3, 1, 1) for values in (MEAN, STD))
         return images.sub_(mean).div_(std), self.labels[indices]
 
 
@@ -68,6 +88,12 @@ def batch_seed(name: str, indices: Sequence[int]) -> int:
     # A cryptographic digest, since `hash` changes by process.
     digest = hashlib.sha256(f"{name}/{[int(index) for index in indices]}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A tensor that is made once for a device: making one there would wait for its queue."""
+    return torch.tensor(values, device=device)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,16 +119,17 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     wide = torch.where(draw(0, 1) < 0.5, -wide, wide)
     zero = torch.zeros(number)
     crop = torch.stack([wide, zero, across, zero, high, down], 1).view(number, 2, 3)
-    grid = F.affine_grid(crop.to(images.device), list(images.shape), align_corners=False)
+    grid = F.affine_grid(to_device(crop, images.device), list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     bright, contrast, saturation = draw(0.7, 1.3), draw(0.7, 1.3), draw(0.7, 1.3)
     saturation = torch.where(draw(0, 1) < 0.1, zero, saturation)
-    colours = colour_maps(bright, saturation, draw(-0.3, 0.3)).to(images.device)
+    colours = to_device(colour_maps(bright, saturation, draw(-0.3, 0.3)), images.device)
     images = (colours @ images.flatten(2)).view_as(images).clamp_(0, 1)
-    grey = torch.tensor(GREY, device=images.device)
+    grey = constant(GREY, images.device)
     mean = torch.einsum("nchw,c->nhw", images, grey).mean((1, 2)).view(-1, 1, 1, 1)
-    return (mean + contrast.to(images.device).view(-1, 1, 1, 1) * (images - mean)).clamp_(0, 1)
+    factors = to_device(contrast, images.device).view(-1, 1, 1, 1)
+    return (mean + factors * (images - mean)).clamp_(0, 1)
 
 
 def colour_maps(bright: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:

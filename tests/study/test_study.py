@@ -694,6 +694,26 @@ def test_a_row_may_hold_any_character(tmp_path):
     assert read_results(tmp_path / "r.jsonl")[0].to_dict("records") == rows
 
 
+@pytest.mark.slow
+def test_a_cell_of_pacs_in_rounds_has_whole_blocks_and_the_scores_see_images_as_they_are(
+    tmp_path, monkeypatch
+):
+    folder = dg.draw_tiny_pacs(tmp_path / "images")
+    monkeypatch.setitem(experiment.DATASETS, "PACS tiny", lambda: dg.PACS(folder, image_size=32))
+    settings = {"network": "efficientnet_lite0", "width": 0, "dense_steps": 1, "finetune_steps": 2}
+    cell = Cell(
+        "PACS tiny", "S", 0, "fisher", scored_on="train", images_per_domain=8, pruning_ratio=0.4,
+        schedule="iterative", schedule_steps=2, round_to=8, **settings,
+    )  # fmt: skip
+    bench = Bench(cell, tmp_path)
+    row = run_cell(cell, bench)
+    assert all(width % 8 == 0 for width in row["widths"].values())
+    assert 0.3 < row["macs"] / run_cell(cell.control, bench)["macs"] < 0.45
+    learnt_from = bench.split.train["A"]
+    assert learnt_from.dataset.augmented
+    assert not experiment.not_augmented(learnt_from).dataset.augmented
+
+
 # --- The command line ---------------------------------------------------------------------
 
 
@@ -858,3 +878,24 @@ def test_committed_cells_come_out_the_same(sample_work, grid, criterion, ratio):
     assert again["accuracy_in_domain"] == pytest.approx(row["accuracy_in_domain"], abs=0.015)
     close = 0.1 if grid == "cue" else 0.05  # a small data set, where a cue can tip over
     assert again["accuracy_unseen"] == pytest.approx(row["accuracy_unseen"], abs=close)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get(experiment.PACS_FOLDER),
+    reason=f"{experiment.PACS_FOLDER} does not name a folder with PACS",
+)
+def test_committed_cells_of_pacs_come_out_the_same(tmp_path):
+    frame, _ = read_results(ROOT / "book" / "results" / "pacs64.jsonl")
+    first = frame[frame["dataset"] == "PACS64"].iloc[0]
+    cells = frame[(frame["test_env"] == first["test_env"]) & (frame["seed"] == first["seed"])]
+    bench = None
+    for criterion in ("none", "l1", "fisher"):
+        row = cells[cells["criterion"] == criterion].to_dict("records")[0]
+        cell = cell_of(row)
+        bench = bench or Bench(cell, tmp_path)
+        again = run_cell(cell, bench)
+        assert (again["widths"], again["macs"]) == (row["widths"], row["macs"])
+        for name in ("in_domain_before", "unseen_before", "in_domain", "unseen"):
+            expected = row[f"accuracy_{name}"]
+            assert again[f"accuracy_{name}"] == pytest.approx(expected, abs=0.05), (criterion, name)

@@ -189,11 +189,16 @@ def stages(cells: Iterable[Cell]) -> list[list[Cell]]:
     [8, 1]
     """
     parts: list[list[Cell]] = [[]]
+    known: set[str] = set()
+    last = ""
     for cell in cells:
-        known = {other.dense_id for other in parts[-1]}
-        if cell.dense_id in known and cell.dense_id != parts[-1][-1].dense_id:
+        name = cell.dense_id
+        if name in known and name != last:
             parts.append([])
+            known.clear()
         parts[-1].append(cell)
+        known.add(name)
+        last = name
     return parts
 
 
