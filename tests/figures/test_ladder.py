@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 def ladder(*rungs, shift=0.0):
     return pd.DataFrame(
         {"rung": rung, "role": role, "mean": mean, "low": mean - 1, "high": mean + 1,
-         "domain_low": mean - 3, "domain_high": np.inf, "networks": 4, "domains": 4}
+         "domain_low": mean - 3, "domain_high": np.inf, "networks": 4}
         for i, rung in enumerate(rungs)
         for role, mean in (("in-domain", i + shift), ("unseen", 2 * i + shift))
     )  # fmt: skip

@@ -1,15 +1,13 @@
-"""Two intervals for every headline, the ladder, and what the unseen domain gains beyond."""
+"""The ladder, and what the unseen domain gains beyond."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 from dgprune_book.study import headlines
 from dgprune_book.study.analysis import losses
 from dgprune_book.study.results import write_results
 from made_results import ENVS, row
-from scipy import stats
 
 METHODS = {
     "random": {"criterion": "random"},
@@ -31,30 +29,6 @@ def rows(seeds=(0, 1), skip=(), lost=lambda name, env: (0.02, 0.04)):
                 settings = {"images_per_domain": None, **settings}
                 found.append(row("l1", env, seed, 0.9 - inside, 0.7 - unseen, 0.5) | settings)
     return found
-
-
-def pairs(values, seeds=2):
-    index = pd.MultiIndex.from_product([ENVS, range(seeds)], names=["test_env", "seed"])
-    return pd.Series(values, index=index, dtype=float)
-
-
-def test_an_interval_over_domains_is_students():
-    values = pairs([1, 3, 2, 4, 5, 5, 0, 2])
-    means = np.array([2, 3, 5, 1])
-    low, high = headlines.domain_interval(values)
-    expected = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
-    assert (low, high) == pytest.approx(expected)
-    # More seeds of the same domains do not make it narrower; networks that differ do.
-    again = pd.concat([values, values.rename(index={0: 2, 1: 3}, level="seed")])
-    assert headlines.domain_interval(again) == pytest.approx((low, high))
-    found = headlines.headline(again)
-    assert found["high"] - found["low"] < high - low
-    assert (found["networks"], found["domains"]) == (16, 4)
-
-
-def test_one_domain_says_nothing_about_others():
-    low, high = headlines.domain_interval(pairs(range(8))["syn":"syn"])
-    assert (low, high) == (-np.inf, np.inf)
 
 
 def test_the_ladder_takes_only_networks_that_have_all_rungs():

@@ -12,13 +12,13 @@ import pandas as pd
 
 from dgprune_book.study.analysis import (
     BASELINES,
-    bootstrap_interval,
     compare,
     known_method,
     losses,
     table_of_pairs,
 )
-from dgprune_book.study.headlines import domain_interval
+from dgprune_book.study.headlines import as_row
+from dgprune_book.study.intervals import estimate
 
 CLAIMS = (
     "After filter pruning the intra-domain performance is maintained",
@@ -100,18 +100,14 @@ def claims_table(
         (maintained, decay, beyond, gain),
         strict=True,
     ):
-        low, high = bootstrap_interval(effect)
-        domain_low, domain_high = domain_interval(effect)
+        found = as_row(estimate(effect))
         rows.append(
             {
                 "claim": claim,
                 "measured": measured,
-                "effect": float(effect.mean()),
-                "low": low,
-                "high": high,
-                "domain_low": domain_low,
-                "domain_high": domain_high,
-                "pairs": len(effect),
+                "effect": found.pop("mean"),
+                "pairs": found.pop("networks"),
+                **found,
                 "pruning_ratio": pruning_ratio,
             }
         )

@@ -1,23 +1,20 @@
-"""What a headline needs: an interval over networks, one over domains, and the ladder of scores.
+"""The headlines of a grid: the ladder of scores, and by how much one of them is ahead of others.
 
-Networks of one test domain share its images and its kind of shift. An interval over networks says
-what another seed would give on these domains; the one over domains, wider, what another domain
-might. What this file is *not*: paired tests (``analysis.py``) or figures.
+What this file is *not*: the intervals themselves (``intervals.py``), paired tests (``analysis.py``)
+or figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from dgprune_book.study.analysis import bootstrap_interval, losses, table_of_pairs
+from dgprune_book.study.analysis import losses, table_of_pairs
 from dgprune_book.study.cells import cell_of
+from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_results
-from dgprune_lite.checks import require
 
 # What a score knows, and the methods (their mean counts) that stand for it.
 LADDER: dict[str, tuple[str, ...]] = {
@@ -41,56 +38,16 @@ LIKE_FOR_LIKE: dict[str, tuple[str, str]] = {
 }
 
 
-def domain_interval(values: pd.Series, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean, with the test domains as units: their means count once.
-
-    With four or so units, a bootstrap over domains comes out far too narrow; t does not, if the
-    domains' means are about normal.
-
-    Args:
-        values: One a network, indexed by test_env and seed.
-        level: Share of such intervals that hold the mean over all domains there might be.
-
-    Returns:
-        (low, high); infinite for a single domain.
-
-    Source: Student 1908.
-
-    >>> index = pd.MultiIndex.from_product([["a", "b"], [0, 1]], names=["test_env", "seed"])
-    >>> low, high = domain_interval(pd.Series([1.0, 1.0, 3.0, 3.0], index=index))
-    >>> round(low, 1), round(high, 1)
-    (-10.7, 14.7)
-    """
-    require("an interval over domains", "scipy", extra="study")
-    from scipy import stats
-
-    means = values.groupby(level="test_env").mean()
-    if len(means) < 2:
-        return -np.inf, np.inf
-    half = stats.t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / len(means) ** 0.5
-    return float(means.mean() - half), float(means.mean() + half)
-
-
-def headline(values: pd.Series) -> dict[str, Any]:
-    """The mean over networks with both intervals, in the units of the values.
-
-    Args:
-        values: One a network, indexed by test_env and seed.
-
-    Returns:
-        mean; low, high (bootstrap over networks); domain_low, domain_high (t over domains);
-        networks; domains.
-    """
-    low, high = bootstrap_interval(values)
-    domain_low, domain_high = domain_interval(values)
+def as_row(found: Estimate) -> dict[str, float]:
+    """An estimate as columns of a table: mean, low, high, domain_low, domain_high, networks."""
+    (low, high), (domain_low, domain_high) = found.networks, found.domains
     return {
-        "mean": float(values.mean()),
+        "mean": found.mean,
         "low": low,
         "high": high,
         "domain_low": domain_low,
         "domain_high": domain_high,
-        "networks": len(values),
-        "domains": values.index.get_level_values("test_env").nunique(),
+        "networks": found.count,
     }
 
 
@@ -115,14 +72,18 @@ def lost_points(*files: str | Path) -> pd.DataFrame:
 
 
 def whole_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table of pairs without gaps, of seeds that have every test domain.
+    """Of a table of pairs, the seeds that have every test domain, and the methods that have such.
 
     So a study in progress compares methods on the same networks, and domains count alike.
     """
-    table = table.dropna()
-    domains = table.groupby(level="seed").size()
-    seeds = domains.index[domains == domains.max()]
-    return table[table.index.get_level_values("seed").isin(seeds)]
+    domains = table.index.get_level_values("test_env").nunique()
+
+    def whole(part: pd.DataFrame) -> pd.Index:
+        size = part.dropna().groupby(level="seed").size()
+        return size.index[size == domains]
+
+    table = table[[method for method in table if len(whole(table[[method]]))]]
+    return table[table.index.get_level_values("seed").isin(whole(table))]
 
 
 def ladder(lost: pd.DataFrame, ratio: float) -> pd.DataFrame:
@@ -133,17 +94,18 @@ def ladder(lost: pd.DataFrame, ratio: float) -> pd.DataFrame:
         ratio: At which to compare.
 
     Returns:
-        One row a rung and role: rung, role ("in-domain", "unseen") and what :func:`headline` gives.
+        One row a rung and role: rung, role ("in-domain", "unseen") and what :func:`as_row` gives.
         Rungs without results are left out.
     """
+    known = {method for methods in LADDER.values() for method in methods}
     rows = []
     for role, value in (("in-domain", "loss_in_domain"), ("unseen", "loss_unseen")):
         table = table_of_pairs(lost, ratio, value)
-        rungs = {name: list(m) for name, m in LADDER.items() if set(m) <= set(table.columns)}
-        table = whole_seeds(table[[method for methods in rungs.values() for method in methods]])
+        table = whole_seeds(table[[method for method in table if method in known]])
         rows += [
-            {"rung": name, "role": role, **headline(table[methods].mean(axis=1))}
-            for name, methods in rungs.items()
+            {"rung": name, "role": role, **as_row(estimate(table[list(methods)].mean(axis=1)))}
+            for name, methods in LADDER.items()
+            if set(methods) <= set(table.columns)
         ]
     return pd.DataFrame(rows)
 
@@ -165,7 +127,7 @@ def advantage(
         value: A column of losses. "beyond": what the unseen domain gains beyond the gain in-domain.
 
     Returns:
-        One row a baseline: baseline and what :func:`headline` gives.
+        One row a baseline that has such networks: baseline and what :func:`as_row` gives.
     """
     rows = []
     for baseline in baselines:
@@ -177,5 +139,7 @@ def advantage(
             table = whole_seeds(both[0] - both[1])
         else:
             table = whole_seeds(table_of_pairs(lost, ratio, value)[names])
-        rows.append({"baseline": baseline, **headline(table[baseline] - table[method])})
+        if set(names) <= set(table.columns):
+            difference = table[baseline] - table[method]
+            rows.append({"baseline": baseline, **as_row(estimate(difference))})
     return pd.DataFrame(rows)
