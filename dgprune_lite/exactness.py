@@ -84,10 +84,9 @@ def _switches() -> list[_Switch]:
         (torch.backends.mkldnn, "matmul"),
         (torch.backends.mkldnn, "conv"),
     ):
-        place = getattr(backend, operation, None)
-        if hasattr(place, "fp32_precision"):  # since PyTorch 2.9
-            read = partial(getattr, place, "fp32_precision")
-            switches.append(_Switch(read, partial(_set_precision, place), ("ieee", "none")))
+        place = getattr(backend, operation)
+        read = partial(getattr, place, "fp32_precision")
+        switches.append(_Switch(read, partial(_set_precision, place), ("ieee", "none")))
     return switches
 
 
