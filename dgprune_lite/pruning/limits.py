@@ -80,11 +80,11 @@ def make_limits(
     if not isinstance(graph, ChannelGraph):
         raise TypeError(f"graph is {graph!r:.80}, expected what trace_channels returned")
     target = _check_targets(pruning_ratio, targets)
-    ratio = check_ratio(0.5 if pruning_ratio is None else pruning_ratio)
+    ratio = _check_ratio(0.5 if pruning_ratio is None else pruning_ratio)
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise ValueError(f"round_to={round_to!r} must be a whole number of at least 1, such as 8")
     what = "the largest share that any group may lose"
-    bound = _check_share("max_pruning_ratio", max_pruning_ratio, one=True, what=what)
+    bound = _share("max_pruning_ratio", max_pruning_ratio, "[0, 1]", what)
     _check_reach(graph)
     if isinstance(ratio, dict):
         for pattern in ratio:
@@ -104,18 +104,18 @@ def make_limits(
     return Limits(ratio, target, timed, closed, bool(global_pruning), round_to, bound)
 
 
-def check_ratio(pruning_ratio: Any) -> float | dict[str, float]:
+def _check_ratio(pruning_ratio: Any) -> float | dict[str, float]:
     """The ratio as a float in [0, 1), or a dict of such by pattern; else an error."""
     what = "the share of filters to remove, such as 0.5 for half of them"
     if not isinstance(pruning_ratio, Mapping):
-        return _check_share("pruning_ratio", pruning_ratio, what=what)
+        return _share("pruning_ratio", pruning_ratio, "[0, 1)", what)
     if not pruning_ratio:
         raise ValueError("pruning_ratio={} is empty: give ratios by layer, as {'layer1.*': 0.3}")
     for key in pruning_ratio:
         if not isinstance(key, str):
             raise TypeError(f"pruning_ratio has the key {key!r}, expected names such as 'layer4.*'")
     return {
-        key: _check_share(f"pruning_ratio[{key!r}]", value, what=what)
+        key: _share(f"pruning_ratio[{key!r}]", value, "[0, 1)", what)
         for key, value in pruning_ratio.items()
     }
 
@@ -137,20 +137,17 @@ def _check_targets(
         )
     ((name, value),) = given.items()
     what = f"the share of {name} that is left, such as 0.5 for half"
-    share = _check_share(f"target_{name}", value, one=True, what=what)
-    if share == 0:
-        raise ValueError(f"target_{name}={value!r} must be above 0: {what}")
-    return name, share
+    return name, _share(f"target_{name}", value, "(0, 1]", what)
 
 
-def _check_share(name: str, value: Any, *, one: bool = False, what: str) -> float:
-    """The number as a float in [0, 1), or [0, 1] with ``one``; else a ValueError."""
+def _share(name: str, value: Any, interval: str, what: str) -> float:
+    """The number as a float within "[0, 1)" or the like; else a ValueError."""
     try:
         share = float(value)
     except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers raises the last
         share = math.nan
-    if not (0 <= share < 1 or (one and share == 1)):
-        interval = "[0, 1]" if one else "[0, 1)"
+    ends = {0.0: interval[0] == "[", 1.0: interval[-1] == "]"}
+    if not ends.get(share, 0 < share < 1):
         raise ValueError(f"{name}={value!r} must be a number in {interval}: {what}")
     return share
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
@@ -138,14 +139,13 @@ def prune(
     Args:
         model: The trained network; untouched.
         data: A :class:`~dgprune_lite.domains.splits.Split`, of which the held-out part of every
-            source domain is scored on, and the unseen domain is not read; or source domain name to
-            data set, such as ``split.train``.
+            source domain is scored on; or source domain name to data set, such as ``split.train``.
         criterion: See :func:`~dgprune_lite.scores.criteria.score`; ``options`` go to it. The
             default is the plain score of the book; chapters 7 and 8 compare them.
         pruning_ratio: See :func:`plan_pruning`, also for ``global_pruning``, ``ignored_layers``,
             ``round_to``, ``max_pruning_ratio`` and the targets.
-        example_inputs: One input batch, or a tuple of several inputs, which is brought where the
-            model is and to its precision; by default the first image of ``data``.
+        example_inputs: One input batch, or a tuple of several inputs, which is brought to the
+            model's device and precision; by default the first image of ``data``.
         batch_size: Images a pass while scoring; see
             :func:`~dgprune_lite.scores.risks.domain_statistics`, also for ``precision``,
             ``workers``, ``logits``.
@@ -161,8 +161,7 @@ def prune(
             (:meth:`~dgprune_lite.pruning.plans.PruningPlan.apply`).
     """
     check_unwrapped(model)
-    domains = source_domains(data)
-    inputs = example_for(model, domains, example_inputs)
+    domains, inputs = domains_and_example(model, data, example_inputs)
     graph = trace_channels(model, inputs)
     limits = make_limits(
         graph,
@@ -186,35 +185,22 @@ def prune(
     return plan.apply(model), plan
 
 
-def source_domains(data: Split | Mapping[str, Dataset[Any]]) -> Mapping[str, Dataset[Any]]:
-    """What is scored on: of a split the held-out part of every source domain."""
-    return data.val if isinstance(data, Split) else data
-
-
-def example_for(
+def domains_and_example(
     model: nn.Module,
-    data: Mapping[str, Dataset[Any]],
+    data: Split | Mapping[str, Dataset[Any]],
     example_inputs: Inputs | None,
-) -> Inputs:
-    """The example, else the first image of ``data``, where and as precise as the model is."""
+) -> tuple[Mapping[str, Dataset[Any]], Inputs]:
+    """What to score on, and an example (by default its first image) where the model can take it."""
+    domains = data.val if isinstance(data, Split) else data
     if example_inputs is None:
-        example_inputs = first_image(data)
+        name, dataset = next(iter(named_domains(domains, "data").items()))
+        example_inputs = next(batches(dataset, 1, domain=name))[0]
 
     def bring(value: Tensor) -> Tensor:
-        if not isinstance(value, Tensor):  # trace_channels says what is wrong
-            return value
         value = value.to(device_of(model))
-        return in_dtype_of(model, value) if value.is_floating_point() else value  # or numbers
+        return in_dtype_of(model, value) if value.is_floating_point() else value
 
-    if isinstance(example_inputs, tuple):
-        return tuple(bring(value) for value in example_inputs)
-    return bring(example_inputs)
-
-
-def first_image(data: Mapping[str, Dataset[Any]]) -> Tensor:
-    """The first image of the first domain as a batch."""
-    name, dataset = next(iter(named_domains(data, "data").items()))
-    return next(batches(dataset, 1, domain=name))[0]
+    return domains, tree_map_only(Tensor, bring, example_inputs)
 
 
 def score_on(
@@ -231,15 +217,8 @@ def score_on(
     """
     stats = None
     if criterion in NEEDS_STATISTICS:
-        order = statistics_order(criterion, options.get("order"))
+        order: Order = "first" if criterion in ("taylor", "risk_gradient") else "fisher"
+        if options.get("order") in ("first", "exact"):
+            order = options["order"]
         stats = domain_statistics(model, graph, data, order=order, **reading)
     return score(criterion, model, graph, stats, **options)
-
-
-def statistics_order(criterion: str, order: str | None = None) -> Order:
-    """The cheapest order of :func:`domain_statistics` that a criterion can do with."""
-    if order == "exact":
-        return "exact"
-    if criterion in ("taylor", "risk_gradient") or order == "first":
-        return "first"
-    return "fisher"

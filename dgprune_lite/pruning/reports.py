@@ -65,9 +65,11 @@ def report(
         "MACs": [_macs(network, inputs) for network, inputs in zip(pair, given, strict=True)],
         "file size (bytes)": [_state_bytes(network) for network in pair],
     }
-    for device in _devices(model):
+    own = device_of(model)
+    gpu = [own if own.type == "cuda" else torch.device("cuda")] * torch.cuda.is_available()
+    for device in [torch.device("cpu"), *gpu]:
         inputs = tuple(value.to(device) for value in given[0])
-        there = [_copy_on(network, device) for network in pair]
+        there = [net if own == device else copy.deepcopy(net).to(device) for net in pair]
         seconds = median_latency(there, inputs, rounds)
         rows[f"{device.type.upper()} latency (ms)"] = [1000 * value for value in seconds]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["model", "small"], dtype=object)
@@ -85,17 +87,3 @@ def _macs(network: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 def _state_bytes(network: nn.Module) -> int:
     tensors = [value for value in network.state_dict().values() if isinstance(value, Tensor)]
     return sum(value.numel() * value.element_size() for value in tensors)
-
-
-def _devices(model: nn.Module) -> list[torch.device]:
-    """The CPU, and the GPU that the network is on, or else the current one."""
-    own = device_of(model)
-    gpu = own if own.type == "cuda" else torch.device("cuda")
-    return [torch.device("cpu"), *([gpu] if torch.cuda.is_available() else [])]
-
-
-def _copy_on(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network itself if it is there, else a copy that is."""
-    if device_of(network) == device:
-        return network
-    return copy.deepcopy(network).to(device)

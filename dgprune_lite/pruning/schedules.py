@@ -19,7 +19,7 @@ from dgprune_lite.channels.graph import ChannelGraph, trace_channels
 from dgprune_lite.domains.splits import Split
 from dgprune_lite.pruning.limits import Inputs, Layers, Limits, Ratio, make_limits
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
-from dgprune_lite.pruning.pruning import example_for, score_on, source_domains
+from dgprune_lite.pruning.pruning import domains_and_example, score_on
 from dgprune_lite.pruning.targets import plan_within
 from dgprune_lite.running import Logits, check_unwrapped
 
@@ -49,21 +49,10 @@ def prune_iteratively(
 
     Args:
         model: The trained network; untouched.
-        data: A :class:`~dgprune_lite.domains.splits.Split` or source domain name to data set, as
-            in :func:`~dgprune_lite.pruning.pruning.prune`.
-        criterion: See :func:`~dgprune_lite.scores.criteria.score`; ``options`` go to it. The
-            network is scored anew in each step.
-        pruning_ratio: What the last step reaches, as in
-            :func:`~dgprune_lite.pruning.pruning.plan_pruning`. Step k of n goes to k/n of it.
+        data: See :func:`~dgprune_lite.pruning.pruning.prune`, also for all arguments below.
+        criterion: The network is scored anew in each step.
+        pruning_ratio: What the last step reaches. Step k of n goes to k/n of it.
         steps: n, at least 1.
-        example_inputs: One input batch, or a tuple of several inputs, which is brought where the
-            model is and to its precision; by default the first image of ``data``.
-        global_pruning: See :func:`~dgprune_lite.pruning.pruning.plan_pruning`, also for
-            ``ignored_layers``, ``round_to``, ``max_pruning_ratio`` and the targets.
-        batch_size: Images a pass while scoring; see
-            :func:`~dgprune_lite.scores.risks.domain_statistics`, also for ``precision``,
-            ``workers``, ``logits``.
-        progress: Whether to show a progress bar while scoring.
 
     Returns:
         An iterator over (smaller network, plan) of each step. Change the weights of the network
@@ -89,8 +78,7 @@ def prune_iteratively(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps={steps!r} must be a whole number of at least 1")
     check_unwrapped(model)
-    domains = source_domains(data)
-    inputs = example_for(model, domains, example_inputs)
+    domains, inputs = domains_and_example(model, data, example_inputs)
     graph = trace_channels(model, inputs)
     limits = make_limits(
         graph,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,9 @@ def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
 
 def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy, with ``memo[id(tensor)]`` in place of a tensor; activations come detached."""
+    for module in model.modules():  # deepcopy takes long to see that a dict of hooks is empty
+        own = [part for part in vars(module).values() if type(part) in (dict, OrderedDict, set)]
+        memo |= {id(part): type(part)() for part in own if not part}
     try:
         with _Detaching():
             return copy.deepcopy(model, memo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,16 +61,8 @@ def check_exact(
     for network in (model, small):
         check_unwrapped(network)
     batch = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    with full_float32():
-        masked = tensors_in(_run(model, batch, graph, plan.kept_gates))
-        try:
-            pruned = tensors_in(_run(small, batch))
-            return _largest_difference(masked, pruned)
-        except Exception as error:
-            said = str(error).split("\n")[0]
-            found = f"the pruned network does not compute what the masked one does: {said}"
-            advice = _advice(model, small, plan, graph, batch)
-            raise ValueError(f"{found}. {advice}") from error
+    masked = _run(model, batch, graph, plan.kept_gates)
+    return _compare(masked, model, small, plan, graph, batch)
 
 
 def check_applied(model: nn.Module, small: nn.Module, plan: PruningPlan) -> None:
@@ -82,37 +74,48 @@ def check_applied(model: nn.Module, small: nn.Module, plan: PruningPlan) -> None
             value = in_dtype_of(model, torch.randn(value.shape, generator=generator))
         return value.to(device_of(model))
 
-    inputs = tuple(other(value) for value in plan.graph.inputs)
+    batch = tuple(other(value) for value in plan.graph.inputs)
     try:
-        check_exact(model, small, plan, plan.graph, inputs)
-    except _DoesNotRun as error:
+        masked = _run(model, batch, plan.graph, plan.kept_gates)
+    except Exception as error:
         raise ValueError(
             f"the plan cannot be checked on random inputs: {type(model).__name__} fails with "
-            f"{error.__cause__}. Leave that out with plan.apply(model, check=False), and compare "
-            "both on your own inputs with check_exact"
+            f"{error}. Use plan.apply(model, check=False), and compare both on your own inputs "
+            "with check_exact"
         ) from error
-
-
-class _DoesNotRun(ValueError):
-    """The whole network fails on a batch."""
+    _compare(masked, model, small, plan, plan.graph, batch)
 
 
 def _run(
     network: nn.Module,
     batch: tuple[Tensor, ...],
-    graph: ChannelGraph | None = None,
+    graph: ChannelGraph,
     gates: dict[str, Tensor] | None = None,
-) -> Any:
-    """What a network returns for a copy of the batch, with its filters gated if asked."""
-    values = tuple(value.clone() for value in batch)  # some change their input in place
-    with torch.no_grad(), evaluating(network):
-        if graph is None or gates is None:
-            return network(*values)
-        with gated(network, graph, gates):
-            try:
-                return network(*values)
-            except Exception as error:
-                raise _DoesNotRun(f"the whole network does not run: {error}") from error
+) -> list[Tensor]:
+    """The outputs of a network for a copy of the batch, with its filters gated if asked."""
+    values = [value.clone() for value in batch]  # some change their input in place
+    gate = nullcontext() if gates is None else gated(network, graph, gates)
+    with full_float32(), torch.no_grad(), evaluating(network), gate:
+        return tensors_in(network(*values))
+
+
+def _compare(
+    masked: list[Tensor],
+    model: nn.Module,
+    small: nn.Module,
+    plan: PruningPlan,
+    graph: ChannelGraph,
+    batch: tuple[Tensor, ...],
+) -> float:
+    """The largest relative difference to the masked outputs, or a ValueError that says where."""
+    try:
+        return _largest_difference(masked, _run(small, batch, graph))
+    except Exception as error:
+        said = str(error).split("\n")[0]
+        raise ValueError(
+            f"the pruned network does not compute what the masked one does: {said}. "
+            + _advice(model, small, plan, graph, batch)
+        ) from error
 
 
 def _largest_difference(masked: list[Tensor], pruned: list[Tensor]) -> float:
