@@ -41,6 +41,7 @@ class MultipleDomainDataset:
     """
 
     ENVIRONMENTS: tuple[str, ...] = ()
+    FOLDERS: Mapping[str, str] = {}  # domain name to its folder's, where there are folders
     class_names: tuple[str, ...] = ()
     input_shape: tuple[int, int, int]
 
@@ -71,29 +72,30 @@ class MultipleDomainDataset:
         raise NotImplementedError(f"{type(self).__name__} does not say how to open {name!r}")
 
     def resolve(self, env: str | int) -> str:
-        """Return the domain that a name, or an index as DomainBed's ``test_envs``, stands for.
+        """Return the domain that a name, its folder's, or an index as DomainBed's stands for.
 
         Raises:
             ValueError: There is no such domain; the message lists the known ones.
             TypeError: ``env`` is neither a name nor a whole number.
         """
-        known = ", ".join(self.ENVIRONMENTS)
+        folders = [self.FOLDERS.get(name, name) for name in self.ENVIRONMENTS]
+        pairs = list(zip(self.ENVIRONMENTS, folders, strict=True))
+        known = ", ".join(name if name == other else f"{name} ({other})" for name, other in pairs)
+        dataset, last = type(self).__name__, len(self) - 1
         if isinstance(env, bool) or not isinstance(env, (str, int)):
             raise TypeError(
                 f"domain {env!r} is a {type(env).__name__}; expected a name ({known}) "
-                f"or an index from 0 to {len(self) - 1}"
+                f"or an index from 0 to {last}"
             )
         if isinstance(env, str):
-            if env not in self.ENVIRONMENTS:
-                raise ValueError(
-                    f"{type(self).__name__} has no domain {env!r}; expected one of {known}."
-                    + nearest_name(env, self.ENVIRONMENTS)
-                )
-            return env
-        if not 0 <= env < len(self):
+            for name, folder in pairs:
+                if env in (name, folder):
+                    return name
+            near = nearest_name(env, [*self.ENVIRONMENTS, *folders])
+            raise ValueError(f"{dataset} has no domain {env!r}; expected one of {known}.{near}")
+        if not 0 <= env <= last:
             raise ValueError(
-                f"{type(self).__name__} has no domain number {env}; "
-                f"expected 0 to {len(self) - 1} ({known})"
+                f"{dataset} has no domain number {env}; expected 0 to {last} ({known})"
             )
         return self.ENVIRONMENTS[env]
 

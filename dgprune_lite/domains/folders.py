@@ -21,7 +21,8 @@ from dgprune_lite.domains.loading import count
 from dgprune_lite.domains.tensors import ImageTensors
 
 CHECKS = ("quick", "full", "none")
-CLUTTER = ("__MACOSX", "__pycache__", "lost+found")  # and all whose names begin with a point
+# What systems leave in folders, besides all whose names begin with a point.
+CLUTTER = ("__MACOSX", "__pycache__", "lost+found", "@eaDir", "$RECYCLE.BIN")
 SHOWN = 10  # names that an error message lists; more are counted
 
 
@@ -226,19 +227,6 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
             images = torch.cat([domain.bytes(part.tolist()).to(device) for part in parts])
             held._opened[env] = ImageTensors(env, images, torch.as_tensor(domain.labels))
         return held
-
-    def resolve(self, env: str | int) -> str:
-        """Return the domain name that a name, a folder's name or an index stands for."""
-        if not isinstance(env, str) or env in self.FOLDERS:
-            return super().resolve(env)
-        by_folder = {folder: name for name, folder in self.FOLDERS.items()}
-        if env in by_folder:
-            return by_folder[env]
-        known = ", ".join(f"{name} ({folder})" for name, folder in self.FOLDERS.items())
-        raise ValueError(
-            f"{type(self).__name__} has no domain {env!r}; expected one of {known}."
-            + nearest_name(env, [*self.FOLDERS, *by_folder])
-        )
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{env} {count(self[env])}" for env in self)

@@ -75,7 +75,7 @@ def test_what_does_not_belong_to_the_data_set_is_passed_over(root: Path) -> None
     assert repr(dg.PACS(root, **SETTINGS)).startswith("PACS(A 21, C 21, P 21, S 21;")
 
 
-CLUTTER = [".DS_Store", ".cache", ".ipynb_checkpoints", "__MACOSX", "lost+found", "__pycache__"]
+CLUTTER = [".cache", ".ipynb_checkpoints", "__MACOSX", "lost+found", "__pycache__", "@eaDir"]
 
 
 @pytest.mark.parametrize("name", CLUTTER)
