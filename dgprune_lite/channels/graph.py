@@ -1,11 +1,10 @@
 """Which filters stand and fall together.
 
-The network is traced with ``torch.fx`` and followed on the shapes of an example while every
-activation carries, element by element, the *id* of the channel it belongs to. Convolutions and
-linear layers make fresh ids, shape operations move ids about, additions unite them
-(``channel_rules`` holds one short rule per operation). Connected ids are one *filter* that can
-only be kept or removed whole; filters that share the same producing layers form a *filter group*.
-All that surgery needs (which rows of which weight go) is then read off the ids.
+The network runs on an example while every activation carries, element by element, the *id* of the
+channel it belongs to. Convolutions and linear layers make fresh ids, shape operations move ids
+about, additions unite them (``rules`` holds one short rule per function). Connected ids are one
+*filter* that can only be kept or removed whole; filters that share the same producing layers form a
+*filter group*. All that surgery needs (which rows of which weight go) is then read off the ids.
 
 What this module does not do: it never changes the model, and it knows nothing of scores.
 """
@@ -13,7 +12,7 @@ What this module does not do: it never changes the model, and it knows nothing o
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,15 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgprune_lite.channels.following import Following, follow
-from dgprune_lite.channels.ids import FIXED, Kind, Value, squeeze_constant
-from dgprune_lite.channels.rules.layers import LAYERS
+from dgprune_lite.channels.ids import FIXED, Kind
+from dgprune_lite.channels.tape import Tape, follow
 from dgprune_lite.running import check_unwrapped
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with parameters along channel axes.
+    """A module with parameters along channel axes, or a parameter of its own, by its name.
 
     ``out_units[i]`` is the filter that output channel i belongs to, -1 where it is fixed.
     ``in_units[j]`` is the same for entry j of the weight's input axis, see
@@ -45,6 +43,7 @@ class Layer:
     weight_shape: tuple[int, ...]  # () for a normalisation without scale and shift
     has_bias: bool
     positions: int  # places where the kernel is applied to one image, over all calls
+    counted: bool = True  # whether its weight and bias are parameters, and no buffers
 
     def widths(self, removed: np.ndarray | None = None) -> tuple[int, int]:
         """Entries left on the output and the weight's input axis; ``removed``: bool (filters,)."""
@@ -62,7 +61,7 @@ class Layer:
         if not self.weight_shape:
             return 0, 0
         weights = rows * columns * math.prod(self.weight_shape[2:])
-        return weights + rows * self.has_bias, weights * self.positions
+        return (weights + rows * self.has_bias) * self.counted, weights * self.positions
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,8 @@ class ChannelGraph:
         partly: Module name to how many of its channels must stay, and why, where others can go.
         inputs: The example inputs, those of floating-point numbers without their values (on the
             meta device).
+        other_macs: Multiply-accumulates for one image of convolutions and linear layers whose
+            weights no layer holds; they stay.
     """
 
     groups: dict[str, FilterGroup]
@@ -105,10 +106,9 @@ class ChannelGraph:
     layers: dict[str, Layer]
     gates: tuple[str, ...]
     parameters: int
-    node_units: dict[str, Tensor] = field(repr=False)  # fx node to units, as broadcast to it
-    rebound: frozenset[str] = field(repr=False)  # fx nodes that change their input in place
     partly: dict[str, str] = field(default_factory=dict)
     inputs: tuple[Tensor, ...] = field(default=(), repr=False)
+    other_macs: int = 0
 
     @property
     def num_filters(self) -> int:
@@ -137,7 +137,7 @@ class ChannelGraph:
         left = [layer.size(removed) for layer in self.layers.values()]
         return (
             self.parameters - whole + sum(parameters for parameters, _ in left),
-            sum(macs for _, macs in left),
+            self.other_macs + sum(macs for _, macs in left),
         )
 
 
@@ -149,17 +149,30 @@ def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
 _STAYS = np.ones(1, dtype=bool)
 
 
+def weight_of(model: nn.Module, name: str) -> Tensor | None:
+    """The weight of a layer, or the parameter of that name itself; KeyError where none is."""
+    owner, _, key = name.rpartition(".")
+    modules = dict(model.named_modules())
+    if name in modules:
+        weight = getattr(modules[name], "weight", None)
+        return weight if isinstance(weight, Tensor) else None
+    own = modules[owner]
+    return (own._parameters | own._buffers)[key]
+
+
 def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Say where ``model`` does not have the layers, by name, with weights of these shapes."""
-    modules = dict(model.named_modules())
     for name, expected in shapes.items():
-        weight = getattr(modules.get(name), "weight", None)
-        shape = () if weight is None else tuple(weight.shape)
-        if name not in modules or shape != tuple(expected):
-            found = f"has shape {shape}" if name in modules else "is not there"
+        try:
+            weight = weight_of(model, name)
+            found = () if weight is None else tuple(weight.shape)
+        except KeyError:
+            found = None
+        if found != tuple(expected):
             return (
-                f"its layer {name!r} has a weight of shape {tuple(expected)}, "
-                f"in this {type(model).__name__} it {found}"
+                f"its layer {name!r} has a weight of shape {tuple(expected)}, in this "
+                f"{type(model).__name__} it "
+                + ("is not there" if found is None else f"has shape {found}")
             )
     return None
 
@@ -168,11 +181,10 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     """Find the filters of ``model`` that can be removed exactly, and what goes with each.
 
     Args:
-        model: Any network that ``torch.fx`` can follow. It is not run itself, only a copy
-            without weights; hooks on it are not followed. Where it has more layers in training
-            than in evaluation (auxiliary heads), these are followed, too.
+        model: Any network that runs. It is run on the example twice, in evaluation and in
+            training mode, without gradients, and left as found. Where it has more layers in
+            training (auxiliary heads), these are followed, too.
         example_inputs: One input batch, such as float32 (1, 3, 28, 28), or a tuple of several.
-            Only shapes and dtypes count.
 
     Returns:
         The :class:`ChannelGraph`. Layers that cannot lose a filter exactly are in ``skipped``
@@ -180,8 +192,7 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
 
     Raises:
         TypeError: The example is no tensor or tuple of tensors.
-        ValueError: The model cannot be traced (names the place), cannot be copied, or does not
-            accept the example.
+        ValueError: The model does not run on the example (names the place), or is wrapped.
 
     Source: our construction (chapter 3); the idea of dependency groups is in Fang et al. 2023,
     "DepGraph", there found by rules on pairs of layers.
@@ -198,10 +209,8 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     if not all(isinstance(value, Tensor) for value in inputs):
         kinds = ", ".join(type(value).__name__ for value in inputs)
         raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {kinds}")
-    flow = follow(model, inputs)
-    _lock_tensors_of_others(flow)
     bare = [x.detach().to("meta" if x.is_floating_point() else "cpu", copy=True) for x in inputs]
-    return replace(_read_off(flow, model), inputs=tuple(bare))
+    return replace(_read_off(follow(model, inputs)), inputs=tuple(bare))
 
 
 def filters_first(module: nn.Module, tensor: Tensor) -> Tensor:
@@ -214,40 +223,15 @@ def filters_first(module: nn.Module, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _lock_tensors_of_others(flow: Following) -> None:
-    """Lock layers whose weight or bias is computed, shared or read by somebody else."""
-    modules = dict(flow.module.named_modules())
-    owners: dict[int, set[int]] = defaultdict(set)
-    for module in modules.values():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)].add(id(module))
-    for name, record in flow.records.items():
-        for key in ("weight", "bias"):
-            tensor = getattr(modules[name], key, None)
-            if tensor is None:
-                continue
-            reason = None
-            if modules[name]._parameters.get(key) is None:
-                reason = f"its {key} is computed from other tensors (a parametrization?)"
-            elif len(owners[id(tensor)]) > 1:
-                reason = f"its {key} belongs to another module, too"
-            elif id(tensor) in flow.read:
-                reason = f"its {key} is read outside of the layer, too"
-            if reason:
-                flow.lock(record.out, f"{name}: {reason}")
-                if record.into is not None:
-                    flow.lock(record.into, f"{name}: {reason}")
-
-
-def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
+def _read_off(tape: Tape) -> ChannelGraph:
     """Groups, gates and layers, as the ids say."""
-    root = flow.roots()
+    root = tape.roots()
     why: dict[int, str] = {}
-    for i, reason in flow.reasons.items():
+    for i, reason in tape.reasons.items():
         why.setdefault(int(root[i]), reason)
     producers = {
         name: root[r.out.numpy()]
-        for name, r in flow.records.items()
+        for name, r in tape.records.items()
         if r.kind in ("conv", "linear")
     }
     members = _members(producers, why, len(root))
@@ -270,9 +254,17 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
             weight_shape=r.weight_shape,
             has_bias=r.has_bias,
             positions=r.positions,
+            counted=r.counted,
         )
-        for name, r in flow.records.items()
+        for name, r in tape.records.items()
     }
+    for name, key, tensor, rows in tape.loose_rows():
+        if (unit[rows] >= 0).any():
+            name = f"{name}.{key}" if name else key
+            layers[name] = Layer(
+                name, "parameter", unit[rows], None, tuple(tensor.shape), False, 0,
+                counted=isinstance(tensor, nn.Parameter),
+            )  # fmt: skip
     skipped, partly = {}, {}
     for name, roots in producers.items():
         fixed = int((layers[name].out_units < 0).sum())
@@ -282,20 +274,17 @@ def _read_off(flow: Following, model: nn.Module) -> ChannelGraph:
                 skipped[name] = reason
             else:
                 partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
-    for name, module in model.named_modules():  # parameters that no rule knows of
-        if name not in layers and any(p is not None for p in module._parameters.values()):
-            skipped[name] = _unknown(module)
-    gates = tuple(name for name in flow.used_gates if (layers[name].out_units >= 0).any())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    units = {
-        node.name: torch.from_numpy(unit).take(squeeze_constant(value.ids))
-        for node, value in flow.values.items()
-        if isinstance(value, Value)
-    }
-    if flow.through_views or any(len(u) > 1 for u in units.values() if u.ndim):
-        units = {}  # there is no telling them apart image by image
-    rebound = frozenset(flow.rebound)
-    return ChannelGraph(groups, skipped, layers, gates, parameters, units, rebound, partly)
+    for name, module in tape.modules.items():  # parameters that no rule knows of
+        own = [
+            f"{name}.{key}".lstrip(".") for key, p in module._parameters.items() if p is not None
+        ]
+        if own and name not in layers and not layers.keys() & set(own):
+            skipped[name] = _unknown(module, name in tape.called)
+    gates = tuple(name for name in tape.used_gates if (layers[name].out_units >= 0).any())
+    parameters = sum(parameter.numel() for parameter in tape.model.parameters())
+    return ChannelGraph(
+        groups, skipped, layers, gates, parameters, partly, other_macs=tape.other_macs
+    )
 
 
 def _members(
@@ -326,9 +315,9 @@ def _members(
 _OF_THE_INPUT = "it filters channels of the input, which stay"
 
 
-def _unknown(module: nn.Module) -> str:
+def _unknown(module: nn.Module, called: bool) -> str:
     """Why a module with parameters is not among the layers."""
     kind = type(module).__name__
-    if isinstance(module, (*LAYERS,)):
-        return f"this {kind} is not called as a module, or not in evaluation; its MACs are left out"
+    if not called:
+        return f"this {kind} is not called on the example, and stays as it is"
     return f"{kind} is a kind of module whose channels are not followed; its MACs are left out"

@@ -1,4 +1,4 @@
-"""Channel ids: the bookkeeping behind ``channels.py``.
+"""Channel ids: the bookkeeping behind ``graph.py``.
 
 Every activation carries an int64 tensor of its own shape that says, element by element, which
 channel the element belongs to. Ids that must stand and fall together are united; ids that cannot
@@ -8,7 +8,6 @@ expanded (stride 0), so a feature map costs one number a channel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -16,11 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 FIXED = 0  # the id of everything that is not a removable channel (images, constants)
 
-Kind = Literal["conv", "linear", "norm", "activation"]
+Kind = Literal["conv", "linear", "norm", "activation", "parameter"]
+
+OUTPUTS = (
+    "out_channels", "out_features", "num_features", "num_channels", "num_parameters", "channels",
+)  # fmt: skip
+INPUTS = ("in_channels", "in_features")
+"""Attributes in which layers state how many channels they make and read; surgery changes them."""
 
 
 @dataclass
@@ -34,6 +39,7 @@ class Value:
     ids: Tensor  # int64, the activation's shape; stride 0 along axes on which ids do not vary
     zero: bool = True
     gates: frozenset[str] = frozenset()
+    written: Tensor | None = None  # ids of what was written to its memory, as another tensor
 
     @cached_property
     def carries(self) -> bool:
@@ -42,16 +48,8 @@ class Value:
 
 
 @dataclass
-class Size:
-    """A number in the network's code that shrinks with channels: ``factor`` times their number."""
-
-    ids: Tensor  # int64 (channels,)
-    factor: Fraction = Fraction(1)
-
-
-@dataclass
 class Record:
-    """What is known of one layer while the network is followed; see ``channels.Layer``."""
+    """What is known of one layer while the network is followed; see ``graph.Layer``."""
 
     kind: Kind
     out: Tensor  # int64 (output channels,)
@@ -59,6 +57,73 @@ class Record:
     weight_shape: tuple[int, ...]
     has_bias: bool
     positions: int
+    counted: bool = True
+
+
+class Width(int):
+    """A number in the network's code that shrinks with channels: ``factor`` times their number.
+
+    Products and whole quotients with plain numbers are such numbers again; after any other
+    arithmetic the network would compute something else on fewer channels, so they are locked.
+    """
+
+    flow: Ids
+    ids: Tensor | None  # int64 (channels,); None where `source` tells
+    source: tuple[str, str]  # module and attribute that it was read from
+    factor: Fraction
+
+    @classmethod
+    def of(
+        cls, flow: Ids, number: int, ids: Tensor | None, source: tuple[str, str] = ("", ""),
+        factor: Fraction | int = 1,
+    ) -> Width:  # fmt: skip
+        self = cls(number)
+        self.flow, self.ids, self.source, self.factor = flow, ids, source, Fraction(factor)
+        return self
+
+    def times(self, factor: Fraction) -> int:
+        number = Fraction(int.__int__(self)) * factor
+        if number.denominator > 1 or factor <= 0:
+            return self.spoilt(int(number))
+        return Width.of(self.flow, int(number), self.ids, self.source, self.factor * factor)
+
+    def spoilt(self, result: Any) -> Any:
+        self.flow.follow_later(None, self, "the code computes with how many they are")
+        return result
+
+    def __mul__(self, by: Any) -> Any:
+        if type(by) is int:
+            return self.times(Fraction(by))
+        return self.spoilt(
+            NotImplemented if not isinstance(by, (int, float)) else int.__int__(self) * by
+        )
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, by: Any) -> Any:
+        if type(by) is int and by > 0 and int.__int__(self) % by == 0:
+            return self.times(Fraction(1, by))
+        return self.spoilt(int.__floordiv__(self, by))
+
+    def __mod__(self, by: Any) -> Any:  # that it can be divided is asked before it is
+        rest = int.__mod__(self, by)
+        return rest if rest == 0 else self.spoilt(rest)
+
+
+def _spoils(name: str) -> Any:
+    def method(self: Width, *others: Any) -> Any:
+        if any(isinstance(other, Tensor) for other in others):  # whose rule locks it
+            return NotImplemented
+        return self.spoilt(getattr(int, name)(self, *others))
+
+    return method
+
+
+for _name in (
+    "add", "radd", "sub", "rsub", "truediv", "rtruediv", "rfloordiv", "rmod", "divmod", "rdivmod",
+    "pow", "rpow", "neg", "float", "int", "round", "trunc", "floor", "ceil", "lshift", "rshift",
+):  # fmt: skip
+    setattr(Width, f"__{_name}__", _spoils(f"__{_name}__"))
 
 
 def squeeze_constant(ids: Tensor) -> Tensor:
@@ -76,38 +141,28 @@ def varies(ids: Tensor, axis: int) -> bool:
     return bool((small != small.narrow(axis, 0, 1)).any())
 
 
-class Propagation(fx.Interpreter):
-    """Runs a traced network and keeps the ids of its activations; the rules act on this.
+class Ids:
+    """Which ids are one, which are locked and why, and which layers they belong to."""
 
-    A second graph of the same network (``first`` given) goes on with the ids and layers of the
-    first, as if all its modules were called again.
-    """
-
-    def __init__(self, module: nn.Module, graph: fx.Graph, first: Propagation | None = None):
-        super().__init__(module, graph=graph)
-        self.values: dict[fx.Node, Any] = {}  # Value, Size, tuple of these, or None
-        self.known: Propagation = first or self  # whose ids and layers these are
-        if first is None:
-            self.count = 1  # ids made so far, with FIXED
-            self.pairs: list[np.ndarray] = []  # ids that are one, int64 (2, pairs)
-            self.reasons: dict[int, str] = {}  # locked id to why
-            self.records: dict[str, Record] = {}  # by module name, see `layer`
-            self.used_gates: dict[str, None] = {}
-            self.read: set[int] = set()  # parameters that the network's own code reads
-
-    # --- ids -----------------------------------------------------------------------------
+    def __init__(self) -> None:
+        self.count = 1  # ids made so far, with FIXED
+        self.pairs: list[np.ndarray] = []  # ids that are one, int64 (2, pairs)
+        self.reasons: dict[int, str] = {}  # locked id to why
+        self.records: dict[str, Record] = {}  # by module name, see `layer`
+        self.used_gates: dict[str, None] = {}
+        self.rows: dict[int, Tensor] = {}  # id of a parameter or buffer to ids of its rows
+        self.later: list[tuple[Tensor | None, Width, str]] = []  # what `settle` looks at
 
     def fresh(self, count: int) -> Tensor:
-        known = self.known
-        known.count += count
-        return torch.arange(known.count - count, known.count)
+        self.count += count
+        return torch.arange(self.count - count, self.count)
 
     def roots(self) -> np.ndarray:
         """For every id the lowest of those united with it, int64 (ids,)."""
-        root = np.arange(self.known.count)
-        if not self.known.pairs:
+        root = np.arange(self.count)
+        if not self.pairs:
             return root
-        a, b = np.concatenate(self.known.pairs, axis=1)
+        a, b = np.concatenate(self.pairs, axis=1)
         while True:
             low = np.minimum(root[a], root[b])
             if (low == root[a]).all() and (low == root[b]).all():
@@ -122,6 +177,8 @@ class Propagation(fx.Interpreter):
 
         ``reason`` is why those paired with FIXED cannot be removed.
         """
+        if a is b:
+            return
         if a.shape != b.shape:
             a, b = torch.broadcast_tensors(a, b)
         pairs = np.stack([a.reshape(-1).numpy(), b.reshape(-1).numpy()])
@@ -131,7 +188,7 @@ class Propagation(fx.Interpreter):
             self.lock(torch.from_numpy(pairs[:, fixed]), reason)
             pairs = pairs[:, ~fixed]
         if pairs.size:
-            self.known.pairs.append(pairs)
+            self.pairs.append(pairs)
 
     def unite_along(self, ids: Tensor, axis: int, reason: str) -> None:
         """Unite all ids that differ only in their position on ``axis``."""
@@ -140,9 +197,9 @@ class Propagation(fx.Interpreter):
             self.unite(small.narrow(axis, 0, 1).expand_as(small), small, reason)
 
     def lock(self, ids: Tensor, reason: str) -> None:
-        for i in squeeze_constant(ids).unique().tolist():
+        for i in np.unique(squeeze_constant(ids).numpy()).tolist():
             if i != FIXED:
-                self.known.reasons.setdefault(i, reason)
+                self.reasons.setdefault(i, reason)
 
     def channel_ids(self, ids: Tensor, axis: int) -> Tensor:
         """The ids along ``axis``; channels that meet at one index of it are united."""
@@ -152,16 +209,40 @@ class Propagation(fx.Interpreter):
                 ids = ids.narrow(other, 0, 1)
         return ids.as_strided([ids.shape[axis]], [ids.stride(axis)])  # the first elsewhere
 
-    def follows(self, ids: Tensor, size: Size, title: str) -> bool:
-        """Whether an axis with these ids always is as long as ``size`` says; unites if it helps."""
+    # --- sizes that shrink ---------------------------------------------------------------
+
+    def follow_later(self, ids: Tensor | None, width: Width, reason: str) -> None:
+        """Have `settle` see that an axis with these ids is as long as ``width``; None: lock it."""
+        if width.flow is self:  # not a number that some cache kept from another network
+            self.later.append((ids, width, reason))
+
+    def settle(self) -> None:
+        """Unite what must be equally many, or lock it; once all layers are known."""
+        for ids, width, reason in self.later:
+            counted = width.ids
+            if counted is None:
+                record = self.records.get(width.source[0])
+                if record is None:  # surgery leaves it as it is
+                    counted = torch.zeros(0, dtype=torch.int64)
+                elif width.source[1] in INPUTS and record.into is not None:
+                    counted = record.into
+                else:
+                    counted = record.out
+            if ids is None or not self._as_many(ids, counted, width, reason):
+                self.lock(counted, reason)
+                if ids is not None:
+                    self.lock(ids, reason)
+        self.later.clear()
+
+    def _as_many(self, ids: Tensor, counted: Tensor, width: Width, reason: str) -> bool:
         root = torch.from_numpy(self.roots())
-        have, want = (part.sort().values for part in (root[ids], root[size.ids]))
-        have = have.repeat_interleave(size.factor.denominator)
-        want = want.repeat_interleave(size.factor.numerator)
+        have, want = (part.sort().values for part in (root[ids], root[counted]))
+        have = have.repeat_interleave(width.factor.denominator)
+        want = want.repeat_interleave(width.factor.numerator)
         if torch.equal(have, want):
             return True
-        if size.factor == 1 and len(ids) == len(size.ids):
-            self.unite(ids, size.ids, f"{title} to a size that is fixed elsewhere")
+        if width.factor == 1 and len(ids) == len(counted):
+            self.unite(ids, counted, reason)
             return True
         return False
 
@@ -171,39 +252,16 @@ class Propagation(fx.Interpreter):
         """Ids that a layer reads along ``axis``; they must be exactly zero once gated."""
         if not value.zero:
             self.lock(value.ids, f"removing it would leave a constant at the input of {name}")
-        self.known.used_gates.update(dict.fromkeys(sorted(value.gates)))
+        self.used_gates.update(dict.fromkeys(sorted(value.gates)))
         return self.channel_ids(value.ids, axis)
 
-    def layer(
-        self, name: str, kind: Kind, out: Tensor, into: Tensor | None = None, positions: int = 0
-    ) -> Tensor:
+    def layer(self, name: str, record: Record) -> Tensor:
         """Record a layer's ids; a module that is called again unites with its first call."""
-        if self is not self.known:
-            positions = 0  # costs are those of the first graph
-        record = self.known.records.get(name)
-        if record is None:
-            module = self.fetch_attr(name)
-            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-            shape = () if weight is None else tuple(weight.shape)
-            has_bias = bias is not None
-            self.known.records[name] = Record(kind, out, into, shape, has_bias, positions)
-            return out
-        shared = f"{name} is shared, and elsewhere these channels are fixed"
-        self.unite(record.out, out, shared)
-        if into is not None and record.into is not None:
-            self.unite(record.into, into, shared)
-        record.positions += positions
-        return record.out
-
-
-def values_of(items: Iterable[Any], kind: type) -> list[Any]:
-    """All entries of one kind (Value or Size), also those inside tuples."""
-    found = []
-    for item in items:
-        if isinstance(item, kind):
-            found.append(item)
-        elif isinstance(item, (tuple, list)):
-            found += values_of(item, kind)
-        elif isinstance(item, dict):
-            found += values_of(item.values(), kind)
-    return found
+        known = self.records.setdefault(name, record)
+        if known is not record:
+            shared = f"{name} is shared, and elsewhere these channels are fixed"
+            self.unite(known.out, record.out, shared)
+            if known.into is not None and record.into is not None:
+                self.unite(known.into, record.into, shared)
+            known.positions += record.positions
+        return known.out

@@ -51,11 +51,8 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
     expected = plan.to_frame().set_index("module")["channels_after"]
     modules = dict(small.named_modules())
     for name in plan.cuts:
-        module = modules.get(name)
-        weight = getattr(module, "weight", None)
-        if module is None or (
-            weight is not None and len(filters_first(module, weight)) != expected[name]
-        ):
+        shape = _shape(modules, name)
+        if shape is None or shape[:1] not in ((), (expected[name],)):
             raise ValueError(
                 f"the network does not fit the plan at {name!r}: expected "
                 f"{expected[name]} channels. Save the network that plan.apply returned"
@@ -118,8 +115,9 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     check_model(model)
     if problem := misfit(model, {name: cut.weight_shape for name, cut in cuts.items()}):
         raise ValueError(f"{path.name} was pruned from another network: {problem}")
+    modules = dict(model.named_modules())
     for name, cut in cuts.items():
-        _check_inside(name, cut, model.get_submodule(name), path)
+        _check_inside(name, cut, modules, path)
     small = smaller_copy(model, cuts)
     try:
         state = _tied_as_in(small, tensors) | header.get("extra", {})
@@ -178,14 +176,27 @@ def _cuts(records: Any, path: Path) -> dict[str, Cut]:
     return cuts
 
 
-def _check_inside(name: str, cut: Cut, module: nn.Module, path: Path) -> None:
-    """Raise a ValueError unless a layer has the entries that a header cuts out of it."""
-    tensor = getattr(module, "weight", None)
+def _shape(modules: dict[str, nn.Module], name: str) -> tuple[int, ...] | None:
+    """Entries of a layer's output and input axes, () for one that has only a number of channels.
+
+    None where there is no such layer.
+    """
+    if name not in modules:  # a parameter of its own, with one axis along channels
+        owner, _, key = name.rpartition(".")
+        own = vars(modules.get(owner, nn.Module()))
+        tensor = (own["_parameters"] | own["_buffers"]).get(key)
+        return None if tensor is None else (next((n for n in tensor.shape if n > 1), 1),)
+    tensor = getattr(modules[name], "weight", None)
     if tensor is None:
-        tensor = getattr(module, "running_mean", None)
-    if tensor is None:  # it has nothing to cut but a number of channels
+        tensor = getattr(modules[name], "running_mean", None)
+    return () if tensor is None else tuple(filters_first(modules[name], tensor).shape)
+
+
+def _check_inside(name: str, cut: Cut, modules: dict[str, nn.Module], path: Path) -> None:
+    """Raise a ValueError unless a layer has the entries that a header cuts out of it."""
+    shape = (*(_shape(modules, name) or ()), 0)  # with one axis it has no inputs
+    if len(shape) == 1:
         return
-    shape = (*filters_first(module, tensor).shape, 0)  # with one axis it has no inputs
     for size, lost in zip(shape, [cut.out, cut.into], strict=False):
         if wrong := [i for i in lost if not 0 <= i < size]:
             raise ValueError(

@@ -39,11 +39,12 @@ def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     modules = dict(model.named_modules())
     memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
     for name, cut in cuts.items():
-        memo.update((id(whole), part) for whole, part in _smaller(modules[name], cut))
+        memo.update((id(whole), part) for whole, part in _smaller(modules, name, cut))
     small = copied(model, memo)
     modules = dict(small.named_modules())
     for name, cut in cuts.items():
-        _set_sizes(modules[name], cut)
+        if name in modules:
+            _set_sizes(modules[name], cut)
     return small
 
 
@@ -69,11 +70,21 @@ class _Detaching(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _smaller(module: nn.Module, cut: Cut) -> Iterator[tuple[Tensor, Tensor]]:
+def _smaller(
+    modules: Mapping[str, nn.Module], name: str, cut: Cut
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The tensors of a layer, each with a copy of what the cut leaves of it."""
+    if name not in modules:  # a parameter of its own, with one axis along channels
+        owner, _, key = name.rpartition(".")
+        tensor = getattr(modules[owner], key)
+        axis = next(axis for axis, size in enumerate(tensor.shape) if size > 1)
+        stay = _others(cut.out, tensor.shape[axis], tensor.device)
+        yield tensor, _like(tensor, tensor.detach().index_select(axis, stay))
+        return
+    module = modules[name]
     rows: Tensor | None = None
-    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        tensor = getattr(module, name, None)
+    for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        tensor = getattr(module, key, None)
         if not isinstance(tensor, Tensor):
             continue
         whole = filters_first(module, tensor.detach())
@@ -81,13 +92,18 @@ def _smaller(module: nn.Module, cut: Cut) -> Iterator[tuple[Tensor, Tensor]]:
             part = whole.clone()
         else:
             rows = _others(cut.out, whole.shape[0], whole.device) if rows is None else rows
-            part = _entries(whole, rows, cut.into if name == "weight" else ())
-        if name == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
+            part = _entries(whole, rows, cut.into if key == "weight" else ())
+        if key == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
             groups = _groups_left(module, cut)
             part = part.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
-        if isinstance(tensor, nn.Parameter):
-            part = nn.Parameter(part, requires_grad=tensor.requires_grad)
-        yield tensor, part
+        yield tensor, _like(tensor, part)
+
+
+def _like(tensor: Tensor, part: Tensor) -> Tensor:
+    """A part of a tensor as a parameter, if that is one."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(part, requires_grad=tensor.requires_grad)
+    return part
 
 
 def _groups_left(module: Any, cut: Cut) -> int:

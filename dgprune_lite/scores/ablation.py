@@ -1,25 +1,40 @@
 """The exact effect of removing each filter alone, without running the network M times.
 
-Activations are computed once. For each filter only what lies behind its gate is computed again,
-and the first layers that read it are not even run: they are linear, so leaving out a channel
-subtracts that channel's contribution from the output already known. Networks whose activations
-cannot be told apart so (changed through views, channels on the batch axis) are run as a whole.
+The calls of one run are kept, with all activations. For each filter only what lies behind its gate
+is computed again, and the first layers that read it are not even run: they are linear, so leaving
+out a channel subtracts that channel's contribution from the output already known. Networks whose
+activations cannot be told apart so (changed through views, channels on the batch axis, code that
+asks for numbers) are run as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dgprune_lite.channels.graph import ChannelGraph
-from dgprune_lite.channels.tracing import symbolic_graph
-from dgprune_lite.domains import to_device
+from dgprune_lite.channels.ids import Value, squeeze_constant
+from dgprune_lite.channels.rules.layers import CONVOLUTIONS
+from dgprune_lite.channels.rules.registry import MEASURES, RULES, Call, of_kind
+from dgprune_lite.channels.tape import (
+    ASKING,
+    COSTLY,
+    ONE_AT_A_TIME,
+    Tape,
+    left_as_found,
+    outputs_in,
+)
+from dgprune_lite.domains.loading import to_device
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.running import Logits, find_logits
+from dgprune_lite.scores.gates import along_channels, gate_hooks
 
 
 def ablated_losses(
@@ -47,19 +62,13 @@ def ablated_losses(
         The whole network's, float64 (), and those with a filter's gate at 0, float64 (filters,),
         on the CPU.
     """
-    attributes = set(vars(model))
-    try:
-        with full_float32(), torch.no_grad():
-            kind = _Ablation if graph.node_units else _WholeRuns
-            ablation = kind(model, symbolic_graph(model), graph)
-            ablation.run(images.clone())  # some networks normalise their input in place
-            losses = []
-            for unit in [NO_FILTER, *(range(graph.num_filters) if filters is None else filters)]:
-                found = find_logits(ablation.output_without(unit), logits)
-                losses.append(F.cross_entropy(found, labels, reduction="none").double().sum())
-    finally:
-        for name in set(vars(model)) - attributes:  # constants of the code that torch.fx stored
-            delattr(model, name)
+    with full_float32(), torch.no_grad():
+        parts = _Ablation(model, graph, images)
+        ablation = _WholeRuns(model, graph, images) if parts.whole else parts
+        losses = []
+        for unit in [NO_FILTER, *(range(graph.num_filters) if filters is None else filters)]:
+            found = find_logits(ablation.output_without(unit), logits)
+            losses.append(F.cross_entropy(found, labels, reduction="none").double().sum())
     totals = torch.stack(losses).cpu()  # once for all: a GPU is kept waiting each time
     return totals[0], totals[1:]
 
@@ -68,134 +77,204 @@ NO_FILTER = -2
 """The number of no filter; -1 stands for channels that are fixed."""
 
 
-class _Ablation(fx.Interpreter):
+@dataclass(frozen=True)
+class _Place:
+    """Stands in the arguments of a kept call for the tensor that was there at that time."""
+
+    number: int
+
+
+@dataclass
+class _Step:
+    """One call of the run that is kept."""
+
+    call: Call  # its tensors are places, but for parameters
+    inputs: list[int]
+    outputs: list[int]
+    layer: str | None  # whose every output depends on each channel that it reads
+    in_place: bool
+
+
+class _Ablation(Tape):
     """Keeps all activations of one batch and recomputes what a missing filter changes."""
 
-    def __init__(self, model: nn.Module, code: fx.Graph, graph: ChannelGraph):
-        _rebind(code, graph.rebound)
-        super().__init__(model, garbage_collect_values=False, graph=code)
-        self.channels = graph
-        self.units: dict[str, Tensor] = {}  # node_units, where the activations are
-        self.order = list(code.nodes)
-        self.carried = {
-            node: set(units.unique().tolist()) - {-1}
-            for node in self.order
-            if (units := graph.node_units.get(node.name)) is not None
-        }
+    def __init__(self, model: nn.Module, graph: ChannelGraph, images: Tensor):
+        super().__init__(model)
+        self.graph = graph
+        self.steps: list[_Step] = []
+        self.places: dict[int, int] = {}  # id of a tensor to its place
+        self.env: list[Tensor] = []  # what was there
+        self.noted: list[Value | None] = []
+        self.alive: list[Tensor] = []  # so that no id is used again
+        self.gate_of: dict[int, str] = {}
+        self.whole = False  # whether steps cannot be told apart
+        with ONE_AT_A_TIME, left_as_found(model):
+            self.watch()
+            output = self.run((images,))
+        self.output = tree_map_only(Tensor, lambda t: _Place(self.place(t)), output)
+        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        self.whole |= len(found) < len(list(outputs_in(output)))  # inside objects of its own
+        self.whole |= self.through_views or bool(self.numbers)
+        root, unit = self.roots(), np.full(self.count, -1)
+        for name, record in self.records.items():
+            if name in graph.layers:
+                unit[root[record.out.numpy()]] = graph.layers[name].out_units
+        unit = unit[root]
+        self.units = [
+            None if v is None else torch.from_numpy(unit)[squeeze_constant(v.ids)]
+            for v in self.noted
+        ]
+        self.carried = [
+            frozenset() if u is None else frozenset(u.unique().tolist()) - {-1} for u in self.units
+        ]
 
-    def run_node(self, n: fx.Node) -> Any:
-        return self._compute(n, self.env)
+    # --- keeping -------------------------------------------------------------------------
 
-    def output_without(self, unit: int) -> Tensor:
+    def place(self, tensor: Tensor) -> int:
+        if id(tensor) not in self.places:
+            self.add(tensor)
+        return self.places[id(tensor)]
+
+    def add(self, tensor: Tensor) -> int:
+        self.places[id(tensor)] = len(self.env)
+        self.env.append(tensor)
+        entry = self.values.get(id(tensor))
+        value = entry[1] if entry else None
+        self.noted.append(value)
+        if value is not None and value.gates and value.ids.ndim:
+            self.whole |= squeeze_constant(value.ids).shape[0] > 1 and len(value.ids) > 1
+        return len(self.env) - 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        call = Call(func, args, kwargs or {})
+        if call.name in ASKING or RULES.get(call.name) in MEASURES:
+            return super().__torch_function__(func, types, args, kwargs)
+        own = [tensor for tensor in call.tensors if id(tensor) not in self.owners]
+        inputs, in_place = [self.place(tensor) for tensor in own], _in_place(call)
+        if in_place:  # what was there before is still read by steps before
+            self.keep_memory_of(call.tensors[0])
+        versions = [tensor._version for tensor in own]
+        layer = None
+        if call.name in COSTLY:
+            name = self.layer_name(*call.tensors[1:3])
+            known = self.graph.layers.get(name or "")
+            layer = name if known is not None and known.in_units is not None else None
+        places = {id(tensor): _Place(number) for tensor, number in zip(own, inputs, strict=True)}
+        kept = call.swapped(lambda tensor: places.get(id(tensor), tensor))
+        result = super().__torch_function__(func, types, args, kwargs)
+        written = [t for t, version in zip(own, versions, strict=True) if t._version != version]
+        self.whole |= bool(written) and not in_place
+        made = list(of_kind([result], Tensor)) or written
+        step = _Step(kept, inputs, [self.add(tensor) for tensor in made], layer, in_place)
+        for alias, tensor in self.rebound:
+            self.places[id(alias)] = self.places[id(tensor)]
+        self.rebound.clear()
+        self.steps.append(step)
+        return result
+
+    def keep_memory_of(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()._cdata
+        for number, other in enumerate(self.env):
+            if other.untyped_storage()._cdata == storage:
+                self.env[number] = other.clone()
+                self.alive.append(other)
+
+    def put_gate(self, name: str, module: nn.Module, output: Any) -> None:
+        super().put_gate(name, module, output)
+        if name in self.graph.gates and isinstance(output, Tensor):
+            place = self.place(output)
+            self.gate_of[place] = name
+            entry = self.values.get(id(output))
+            self.noted[place] = entry[1] if entry else None
+
+    # --- leaving out ---------------------------------------------------------------------
+
+    def output_without(self, unit: int) -> Any:
         """The network's output with one filter's gate at 0.
 
         An activation that carries the filter's channels and depends on it in no other way is
         the stored one with those channels at 0; it is only written out where it is needed.
         """
-        changed: dict[fx.Node, Any] = {}
-        for node in self.order:
-            reads_changed = any(parent in changed for parent in node.all_input_nodes)
-            reads_filter = any(unit in self.carried.get(p, ()) for p in node.all_input_nodes)
-            if not reads_changed:
-                if not reads_filter or not self._mixes_channels(node):
+        changed: dict[int, Tensor] = {}
+
+        def load(number: int) -> Tensor:
+            if number in changed:
+                return changed[number]
+            value = self.env[number]
+            return self.masked(number, value, unit) if unit in self.carried[number] else value
+
+        for step in self.steps:
+            if not any(number in changed for number in step.inputs):
+                if step.layer is None or not any(unit in self.carried[i] for i in step.inputs):
                     continue  # untouched, or the stored values with the filter's channels at 0
-                changed[node] = self._subtract(node, unit)
+                changed[step.outputs[0]] = self.subtract(step, unit)
             else:
-                known = {parent: self.env[parent] for parent in node.all_input_nodes}
-                for parent in node.all_input_nodes:
-                    if parent in changed:
-                        known[parent] = changed[parent]
-                    elif unit in self.carried.get(parent, ()):
-                        known[parent] = self._masked(parent, self.env[parent], unit)
-                changed[node] = self._compute(node, known)
-            if str(node.target) in self.channels.gates and unit in self.carried.get(node, ()):
-                changed[node] = self._masked(node, changed[node], unit)
-        output = self.order[-1]
-        return changed.get(output, self.env[output])
+                for number, value in zip(step.outputs, self.again(step, load), strict=True):
+                    changed[number] = value
+            for number in step.outputs:
+                if number in self.gate_of and unit in self.carried[number]:
+                    changed[number] = self.masked(number, changed[number], unit)
+        return tree_map_only(
+            _Place, lambda p: changed.get(p.number, self.env[p.number]), self.output
+        )
 
-    def _mixes_channels(self, node: fx.Node) -> bool:
-        """Whether the node is a layer whose every output depends on each channel it reads."""
-        if node.op == "output":
-            return False
-        layer = self.channels.layers.get(str(node.target)) if node.op == "call_module" else None
-        return layer is not None and layer.in_units is not None
+    def masked(self, number: int, value: Tensor, unit: int) -> Tensor:
+        units = self.units[number]
+        assert units is not None  # it carries channels
+        if units.device != value.device:  # once, not for every filter: a GPU is kept waiting
+            units = self.units[number] = units.to(value.device)
+        return value.masked_fill(units == unit, 0)
 
-    def _masked(self, node: fx.Node, value: Tensor, unit: int) -> Tensor:
-        if node.name not in self.units:  # once, not for every filter: a GPU is kept waiting
-            self.units[node.name] = self.channels.node_units[node.name].to(value.device)
-        return value.masked_fill(self.units[node.name] == unit, 0)
-
-    def _subtract(self, node: fx.Node, unit: int) -> Tensor:
+    def subtract(self, step: _Step, unit: int) -> Tensor:
         """A layer's stored output less the contribution of one filter's channels."""
-        module, (source,) = self.fetch_attr(str(node.target)), node.all_input_nodes
-        layer = self.channels.layers[str(node.target)]
-        before, value = self.env[source], self.env[node]
-        columns = torch.from_numpy(layer.in_units == unit).nonzero()[:, 0]
-        columns = to_device(columns, value.device)
+        assert step.layer is not None
+        (place, *_), layer, call = step.inputs, self.graph.layers[step.layer], step.call
+        before, value = self.env[place], self.env[step.outputs[0]]
+        weight = call.argument(1, "weight")
+        columns = to_device(torch.from_numpy(layer.in_units == unit).nonzero()[:, 0], value.device)
         if layer.kind == "linear":
-            part = before[..., columns] @ module.weight[:, columns].T
-        elif module.groups == 1 and not module.transposed:
-            part = module._conv_forward(before[:, columns], module.weight[:, columns], None)
-        else:
-            return self._compute(node, {source: self._masked(source, before, unit)})
-        return value - part
+            return value - before[..., columns] @ weight[:, columns].T
+        if call.argument(6, "groups", 1) == 1 and call.name in CONVOLUTIONS:
+            rest = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
+            part = call.func(before[:, columns], weight[:, columns], None, *call.args[3:], **rest)
+            return value - part
+        return self.again(step, lambda _: self.masked(place, before, unit))[0]
 
-    def _compute(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-        """Run one node on ``known`` inputs, none of which is changed in place."""
-        if node.op in ("placeholder", "get_attr"):
-            return super().run_node(node)
-
-        def load(parent: fx.Node) -> Any:
-            value = known[parent]
-            return value.clone() if isinstance(value, Tensor) and self._in_place(node) else value
-
-        args, kwargs = fx.map_arg(node.args, load), fx.map_arg(node.kwargs, load)
-        return getattr(self, node.op)(node.target, args, kwargs)
-
-    def _in_place(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))
-        name = getattr(node.target, "__name__", str(node.target))
-        return name.startswith("i") or name.endswith("_") or bool(node.kwargs.get("inplace"))
+    def again(self, step: _Step, load: Any) -> list[Tensor]:
+        """Run one step on what ``load`` gives, which is not changed in place."""
+        call = step.call.swapped(
+            lambda p: load(p.number).clone() if step.in_place else load(p.number), _Place
+        )
+        result = call.func(*call.args, **call.kwargs)
+        return list(of_kind([result], Tensor)) or [call.args[0]]
 
 
-class _WholeRuns(fx.Interpreter):
+def _in_place(call: Call) -> bool:
+    name = getattr(call.func, "__name__", "")
+    return (
+        (name.endswith("_") and not name.endswith("__"))
+        or name.startswith("__i")
+        or name == "__setitem__"
+        or bool(call.kwargs.get("inplace"))
+    )
+
+
+class _WholeRuns:
     """Runs the whole network for each missing filter, its gates at 0."""
 
-    def __init__(self, model: nn.Module, code: fx.Graph, graph: ChannelGraph):
-        super().__init__(model, graph=code)
-        self.channels = graph
-        self.unit = NO_FILTER  # which is missing
+    def __init__(self, model: nn.Module, graph: ChannelGraph, images: Tensor):
+        self.model, self.graph, self.images = model, graph, images
         self.units: dict[str, Tensor] = {}  # of each gated layer's channels, on its device
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        (self.images,) = args
-        return None
-
-    def output_without(self, unit: int) -> Tensor:
+    def output_without(self, unit: int) -> Any:
         """The network's output with one filter's gate at 0."""
-        self.unit = unit
-        return super().run(self.images.clone())
 
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        result = super().call_module(target, args, kwargs)
-        if target in self.channels.gates:
-            layer = self.channels.layers[target]
-            if target not in self.units:
-                self.units[target] = torch.from_numpy(layer.out_units).to(result.device)
-            missing = self.units[target] == self.unit
-            axes = 0 if layer.kind == "linear" else result.ndim - 2
-            result = result.masked_fill(missing.reshape(-1, *[1] * axes), 0)
-        return result
+        def put_gate(name: str, inputs: Any, output: Tensor) -> Tensor:
+            layer = self.graph.layers[name]
+            if name not in self.units:
+                self.units[name] = torch.from_numpy(layer.out_units).to(output.device)
+            missing = self.units[name] == unit
+            return output.masked_fill(along_channels(missing, output, layer.kind), 0)
 
-
-def _rebind(graph: fx.Graph, names: frozenset[str]) -> None:
-    """Let later nodes read the result of an operation in place, not its input from before."""
-    place = {node: number for number, node in enumerate(graph.nodes)}
-
-    def later_than(node: fx.Node) -> Callable[[fx.Node], bool]:
-        return lambda user: place[user] > place[node]
-
-    for node in list(graph.nodes):
-        if node.name in names:
-            node.all_input_nodes[0].replace_all_uses_with(node, delete_user_cb=later_than(node))
+        with gate_hooks(self.model, self.graph, put_gate):
+            return self.model(self.images.clone())

@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from networks import EACH, ByNumbers, PlainCNN, assert_same, fingerprint, lively
 from torch import Tensor, nn
 
 import dgprune_lite as dg
-from dgprune_lite.channels import following, tracing
+from dgprune_lite import running
 
 
 def test_groups_of_the_teaching_network():
@@ -172,8 +171,9 @@ def test_heads_of_training_are_followed_or_keep_what_they_read():
     assert [out.shape[1] for out in small(torch.zeros(2, 3, 6, 6))] == [2, 2]
     assert (small.body.out_channels, small.aux.out_channels) == (2, 4)
     graph = dg.trace_channels(model, torch.zeros(1, 3, 4, 4))  # too small for the pooling
-    assert graph.skipped["body"] == "in training pool reads it, which cannot be followed"
-    assert "not called as a module, or not in evaluation" in graph.skipped["aux"]
+    assert "in training the example does not run at forward(): `" in graph.skipped["body"]
+    assert "self.pool(x)" in graph.skipped["body"]
+    assert graph.skipped["aux"] == "this Conv2d is not called on the example, and stays as it is"
 
 
 class OwnModes(nn.Module):
@@ -194,40 +194,13 @@ class OwnModes(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [AuxiliaryHead, OwnModes])
-def test_training_is_traced_where_it_can_be_another_graph(kind):
+def test_training_is_followed_where_it_is_another_network(kind):
     assert "aux" in dg.trace_channels(kind(), torch.zeros(1, 3, 6, 6)).layers
-
-
-def test_one_graph_is_enough_where_no_mode_is_asked_for(monkeypatch):
-    traced = []
-    trace = tracing._Tracer.trace
-    monkeypatch.setattr(tracing._Tracer, "trace", lambda *a: traced.append(a) or trace(*a))
-    model, images = network("resnet18")
-    dg.trace_channels(model, images)
-    assert len(traced) == 1
-    dg.trace_channels(AuxiliaryHead(), torch.zeros(1, 3, 6, 6))
-    assert len(traced) == 3
-    assert not hasattr(nn.Module, "training")  # as it was
 
 
 def test_networks_that_need_numbers_are_followed_with_their_weights():
     graph = dg.trace_channels(ByNumbers(), torch.zeros(1, 3, 8, 8))
     assert graph.groups["conv"].size == 8
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "digits_cnn"])
-def test_shapes_alone_say_the_same_as_numbers(name):
-    model, images = network(name)
-    graphs = []
-    for meta in (True, False):
-        flow = following._follow_copy(model, (images,), meta)
-        graphs.append((flow.reasons, flow.roots().tolist(), [*flow.records], flow.used_gates))
-        graphs[-1] += ({node.name: shape_of(value) for node, value in flow.values.items()},)
-    assert graphs[0] == graphs[1]
-
-
-def shape_of(value):
-    return value.ids.shape if hasattr(value, "ids") else None
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -241,15 +214,34 @@ def test_tracing_leaves_the_model_as_it_was(name):
 
 
 class DataDependent(nn.Module):
+    """Has a layer that only bright images see."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.bright, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.sum() > 0:
-            return x
-        return -x
+        bright, x = x.mean() > 100, self.stem(x)
+        if bright:
+            x = self.bright(x)
+        return self.out(x.mean((2, 3)))
 
 
-def test_a_model_that_cannot_be_traced_names_the_place():
-    with pytest.raises(ValueError, match=r"cannot trace DataDependent at forward\(\): `if x.sum"):
-        dg.trace_channels(DataDependent(), torch.zeros(1, 3))
+def test_what_other_images_may_take_another_way_is_kept():
+    graph = dg.trace_channels(DataDependent(), torch.zeros(1, 3, 2, 2))
+    assert graph.groups == {}
+    assert graph.skipped["stem"] == "bright is not called, and may read it for other numbers"
+
+
+class Broken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no such layer")
+
+
+def test_a_model_that_does_not_run_names_the_place():
+    match = r"Broken does not run on .* at forward\(\): `raise RuntimeError.*`: no such layer"
+    with pytest.raises(ValueError, match=match):
+        dg.trace_channels(Broken(), torch.zeros(1, 3))
 
 
 def test_inputs_that_do_not_fit_the_model():
@@ -262,13 +254,11 @@ def test_inputs_that_do_not_fit_the_model():
 
 
 def test_four_threads_trace_at_once_while_another_runs_a_network():
-    """torch.fx and we change ``nn.Module`` while tracing; all of it must be put back."""
     models = [dg.build_model("resnet18", seed=seed) for seed in range(4)]
     images, other = torch.zeros(1, 3, 32, 32), lively(dg.build_model("digits_cnn", width=4))
     example = torch.rand(2, 3, 28, 28)
     with torch.no_grad():
         expected, own = other(example), dg.trace_channels(models[0], images)
-    before = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__")}
     tracing = threading.Event()
     seen = []
 
@@ -287,8 +277,6 @@ def test_four_threads_trace_at_once_while_another_runs_a_network():
     assert all(graph.groups == own.groups for graph in graphs)
     assert seen
     assert all(seen)
-    assert {name: getattr(nn.Module, name) for name in before} == before
-    assert not hasattr(nn.Module, "training")
 
 
 def test_random_numbers_of_the_models_gpus_are_put_back(monkeypatch):
@@ -300,35 +288,12 @@ def test_random_numbers_of_the_models_gpus_are_put_back(monkeypatch):
         return fork(devices=[])
 
     monkeypatch.setattr(torch.random, "fork_rng", spy)
+    gpus = [torch.device("cuda:0"), torch.device("cuda:1")]
+    monkeypatch.setattr(running, "gpus_of", lambda _: gpus)
     model, images = network("digits_cnn")
     asked.clear()
     dg.trace_channels(model, images)
-    places = [SimpleNamespace(device=torch.device(d)) for d in ("cuda:1", "cpu", "cuda:0")]
-    monkeypatch.setattr(following, "_follow_copy", lambda *_, **__: None)
-    following.follow(SimpleNamespace(parameters=lambda: places), (images,))
-    assert asked == [[], [torch.device("cuda:0"), torch.device("cuda:1")]]
-
-
-def test_modes_that_other_threads_read_are_not_noted():
-    module = nn.Dropout()
-    with tracing.asking_modes() as asked, ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lambda: module.training).result()
-        assert asked == []
-        assert module.training
-    assert asked == [module]
-
-
-def test_no_other_thread_traces_meanwhile(monkeypatch):
-    free, trace = [], tracing._Tracer.trace
-
-    def spy(self, model):
-        with ThreadPoolExecutor(1) as pool:
-            free.append(pool.submit(tracing.ONE_AT_A_TIME.acquire, blocking=False).result())
-        return trace(self, model)
-
-    monkeypatch.setattr(tracing._Tracer, "trace", spy)
-    tracing.symbolic_graph(nn.Sequential(nn.ReLU()))
-    assert free == [False]
+    assert asked == [gpus]
 
 
 def test_an_example_is_not_changed_by_a_network_that_needs_numbers():

@@ -170,6 +170,7 @@ def functional_with_the_layers_weight(net, x):
 
 
 FREE = [
+    functional_with_the_layers_weight,
     channels_on_the_batch_axis,
     size_of_another_layer,
     statistics_of_the_batch,
@@ -191,7 +192,6 @@ LOCKED = [
     clamped_to_tensors,
     size_of_the_image,
     size_in_a_constant,
-    functional_with_the_layers_weight,
     in_place_constant,
     constant_by_name,
     size_as_a_summand,

@@ -1,194 +1,143 @@
-"""Rules of operations that act on every element by itself, or pool over space.
+"""Rules of operations that act on every element by itself, or reduce over space.
 
-What counts is whether zeros stay zeros: only then can a channel go whose gate is 0.
+What counts is whether zeros stay zeros: only then can a channel go whose gate is 0. Of functions
+of single elements that need not be known beforehand: they are asked, on a zero.
 """
 
 from __future__ import annotations
 
-import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from dgprune_lite.channels.ids import Propagation, Value, squeeze_constant, varies
-from dgprune_lite.channels.rules.registry import argument, fixed, rule, spread, title
+from dgprune_lite.channels.ids import Value, squeeze_constant, varies
+from dgprune_lite.channels.rules.registry import Call, rule, spread, title
 
-# f(0) = 0, element by element
-ZERO_PRESERVING = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.SELU,
-    nn.CELU, nn.Mish, nn.Tanh, nn.Tanhshrink, nn.Softsign, nn.Hardshrink, nn.Softshrink,
-    F.relu, F.relu_, F.relu6, F.leaky_relu, F.hardswish, F.silu, F.gelu, F.elu, F.selu, F.celu,
-    F.mish, F.tanh, F.tanhshrink, F.softsign, F.hardshrink, F.softshrink,
-    torch.relu, torch.relu_, torch.tanh, torch.abs, torch.sin, torch.square, torch.sqrt,
-    operator.neg, "relu", "relu_", "tanh", "tanh_", "abs", "abs_", "sin", "square", "sqrt",
+if TYPE_CHECKING:
+    from dgprune_lite.channels.tape import Tape
+
+# of one or more tensors and numbers, element by element
+ELEMENTWISE = (
+    "relu", "relu6", "leaky_relu", "rrelu", "hardswish", "silu", "gelu", "elu", "selu", "celu",
+    "mish", "tanh", "tanhshrink", "softsign", "hardshrink", "softshrink", "hardtanh", "threshold",
+    "sigmoid", "hardsigmoid", "softplus", "logsigmoid", "log_sigmoid", "abs", "absolute", "sin",
+    "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "erf", "erfc", "square", "sqrt",
+    "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "reciprocal", "neg",
+    "negative", "positive", "sign", "round", "floor", "ceil", "trunc", "frac", "nan_to_num",
+    "clamp", "clip", "clamp_min", "clamp_max", "pow", "rpow", "float_power",
+    "add", "iadd", "radd", "sub", "subtract", "isub", "rsub", "maximum", "minimum", "max", "min",
+    "fmax", "fmin", "hypot", "mul", "multiply", "imul", "rmul", "div", "divide", "true_divide",
+    "rdiv", "truediv", "itruediv", "rtruediv", "floor_divide", "floordiv", "remainder", "fmod",
+    "addcmul", "addcdiv", "lerp", "where", "masked_fill", "fill", "zero", "copy", "xlogy",
+    "gt", "ge", "lt", "le", "eq", "ne", "isnan", "isfinite", "logical_and", "logical_or",
+    "logical_not", "and", "or", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
+    "randn_like", "bernoulli",
 )  # fmt: skip
-# element by element, but f(0) is not 0
-NOT_ZERO_PRESERVING = (
-    nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid, F.sigmoid, F.hardsigmoid, F.softplus,
-    F.logsigmoid, torch.sigmoid, torch.exp, torch.cos,
-    "sigmoid", "sigmoid_", "exp", "exp_", "cos",
-)  # fmt: skip
+DIVIDING = ("div", "divide", "true_divide", "truediv", "itruediv", "floor_divide", "remainder",
+            "fmod", "floordiv", "addcdiv")  # fmt: skip
+INVERTING = ("rdiv", "rtruediv", "reciprocal", "rsqrt", "log", "log2", "log10")
+RANDOM = ("empty_like", "rand_like", "randn_like", "bernoulli", "rrelu")
 # the same values, in evaluation at least; often the very same tensor
 IDENTITIES = (
-    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.FeatureAlphaDropout, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout,
-    "stochastic_depth", "contiguous", "clone", "detach", "float", "half", "double", "bfloat16",
-    "to", "cpu", "cuda",
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+    "feature_alpha_dropout", "contiguous", "clone", "detach", "float", "half", "double",
+    "bfloat16", "to", "type", "type_as", "cpu", "cuda", ".data", ".real", "requires_grad",
+    "alias",
 )  # fmt: skip
-# channels kept, spatial axes pooled, resized or padded; zeros stay zeros
+# channels kept, spatial axes pooled or resized; zeros stay zeros
 POOLING = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.LPPool1d, nn.LPPool2d, nn.Upsample,
-    nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d,
-    nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d,
-    nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
-    nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
-    F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d,
-    torch.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d,
-    F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
-    F.adaptive_max_pool3d, F.interpolate,
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "lp_pool1d", "lp_pool2d", "lp_pool3d",
+    "interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "grid_sample",
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "adaptive_max_pool2d_with_indices",
 )  # fmt: skip
-# of two tensors, or a tensor and a number, element by element
-ADDING = (
-    operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, torch.maximum,
-    torch.minimum, "add", "add_", "sub", "sub_", "maximum", "minimum",
+REDUCING = (
+    "mean", "sum", "amax", "amin", "prod", "std", "var", "std_mean", "var_mean", "norm",
+    "vector_norm", "linalg_vector_norm", "logsumexp", "nanmean", "nansum", "median", "aminmax",
+    "argmax", "argmin", "any", "all", "count_nonzero",
 )  # fmt: skip
-MULTIPLYING = (
-    operator.imul, operator.truediv, operator.itruediv, torch.mul, torch.div,
-    "mul", "mul_", "div", "div_",
-)  # fmt: skip
+CONSTANT_AT_ZERO = ("logsumexp", "all", "argmax", "argmin")
 
 
-@rule(*ZERO_PRESERVING, *IDENTITIES)
-def zero_preserving(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> Value:
-    return inputs[0]
+@rule(*IDENTITIES)
+def identity(tape: Tape, call: Call) -> Value:
+    return tape.value(call.tensors[0])
 
 
-@rule(nn.Hardtanh, F.hardtanh, torch.clamp, torch.clip, "clamp", "clamp_", "clip")
-def clipping(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    """Zero-preserving if 0 lies between the bounds."""
-    if node.op == "call_module":
-        module: Any = flow.fetch_attr(str(node.target))
-        low, high = module.min_val, module.max_val
-    else:
-        names = ("min_val", "max_val") if node.target is F.hardtanh else ("min", "max")
-        default = -1.0 if node.target is F.hardtanh else None
-        low = argument(node, 1, names[0], default)
-        high = argument(node, 2, names[1], None if default is None else 1.0)
-    bounds = [bound for bound in (low, high) if bound is not None]
-    if not all(isinstance(bound, (int, float)) for bound in bounds):
-        for value in inputs:
-            flow.lock(value.ids, f"{title(flow, node)} to bounds that are tensors")
-    elif (low or 0) > 0 or (high or 0) < 0:
-        return nonzero(flow, node, inputs, result)
-    return inputs[0]
-
-
-@rule(operator.pow, torch.pow, "pow")
-def power(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    exponent = argument(node, 1, "exponent")
-    if not isinstance(exponent, (int, float)) or not isinstance(node.args[0], fx.Node):
-        for value in inputs:
-            flow.lock(value.ids, f"{title(flow, node)} with an exponent that is no number")
-        return fixed(result)
-    return Value(inputs[0].ids, inputs[0].zero and exponent > 0, inputs[0].gates)
-
-
-@rule(*NOT_ZERO_PRESERVING)
-def nonzero(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> Value:
-    return Value(inputs[0].ids, zero=False)
-
-
-@rule(*POOLING)
-def pooling(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> Any:
-    value = inputs[0]
-    if not isinstance(result, Tensor):
-        flow.lock(value.ids, f"{title(flow, node)} gives more than one tensor")
-        return fixed(result)
-    if any(varies(value.ids, axis) for axis in range(value.ids.ndim) if axis != 1):
-        flow.lock(value.ids, f"{title(flow, node)} over the channel axis")
-        return fixed(result)
-    return Value(spread(flow.channel_ids(value.ids, 1), result, 1), value.zero, value.gates)
-
-
-@rule("mean", torch.mean, "sum", torch.sum, "amax", torch.amax, "amin", torch.amin)
-def reducing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    value = inputs[0]
-    axes: Any = node.args[1] if len(node.args) > 1 else None
-    axes = node.kwargs.get("dim", node.kwargs.get("axis", axes))
-    axes = range(value.ids.ndim) if axes is None else axes
-    ids = value.ids
-    for axis in [axes] if isinstance(axes, int) else tuple(axes):
-        if varies(value.ids, axis):
-            flow.lock(value.ids, f"{title(flow, node)} over the channel axis")
-            return fixed(result)
-        ids = ids.narrow(axis, 0, 1)
-    return Value(ids.reshape(result.shape), value.zero, value.gates)
-
-
-@rule(*ADDING)
-def adding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    """A sum is zero where all its terms are, so the filters of all terms go together."""
-    numbers = _numbers(flow, node)
-    ids = _join(flow, node, inputs, result)
-    constant = any(not isinstance(number, (int, float)) or number != 0 for number in numbers)
-    foreign = any(not value.carries for value in inputs)
-    gates: frozenset[str] = frozenset().union(*(value.gates for value in inputs))
-    return Value(ids, all(v.zero for v in inputs) and not constant and not foreign, gates)
-
-
-@rule(*MULTIPLYING)
-def multiplying(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    """A product is zero where one factor is; that factor's gates are the ones that count."""
-    ids = _join(flow, node, inputs, result)
-    if any(isinstance(number, fx.Node) for number in _numbers(flow, node)):
-        flow.lock(ids, f"{title(flow, node)} with a size that may change")
-    factors = inputs
-    if node.target in (
-        operator.truediv,
-        operator.itruediv,
-        torch.div,
-        "div",
-        "div_",
-    ):  # only the numerator's zeros count
-        first = node.args[0] if node.args else node.kwargs.get("input")
-        factors = [v for v in inputs if isinstance(first, fx.Node) and v is flow.values[first]]
-        for value in inputs:
-            if not any(value is factor for factor in factors):
-                flow.lock(value.ids, f"{title(flow, node)} by it, and zeros cannot divide")
-    zeros = [v for v in factors if v.carries and v.zero and not _stretched(v.ids, ids)]
-    return Value(ids, bool(zeros), zeros[0].gates if zeros else frozenset())
-
-
-def _numbers(flow: Propagation, node: fx.Node) -> list[Any]:
-    """The operands of an element-wise operation that are no tensors: numbers, or nodes of such."""
-    operands = [*node.args[:2], node.kwargs.get("input"), node.kwargs.get("other")]
-    return [
-        operand
-        for operand in operands
-        if operand is not None
-        and not (isinstance(operand, fx.Node) and isinstance(flow.values[operand], Value))
-    ]
-
-
-def _join(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Tensor:
-    """Ids of an element-wise result; operands that lie along the same channels are united."""
+@rule(*ELEMENTWISE)
+def elementwise(tape: Tape, call: Call) -> Any:
+    """Operands that lie along the same channels are united, as in sums and products."""
+    if not isinstance(call.result, Tensor):  # max(x, dim=2) gives a pair
+        return reducing(tape, call)
+    if call.name in ("max", "min") and len(call.tensors) == 1:
+        return reducing(tape, call)
+    values = [tape.value(tensor) for tensor in call.tensors]
     aligned = []
-    for value in inputs:
-        if any(_stretched(value.ids, other.ids) for other in inputs):
-            flow.lock(value.ids, f"{title(flow, node)} spreads it over other channels")
+    for value in values:
+        if any(_stretched(value.ids, other.ids) for other in values):
+            tape.lock(value.ids, f"{title(tape, call)} spreads it over other channels")
         else:
             aligned.append(squeeze_constant(value.ids))
     if not aligned:
-        return fixed(result).ids
-    joined, *others = aligned
+        return None
+    ids, *others = aligned
     for other in others:
-        flow.unite(joined, other, f"{title(flow, node)} with values that no filter makes")
-        joined = torch.maximum(joined, other)
-    return joined.expand(result.shape)
+        tape.unite(ids, other, f"{title(tape, call)} with values that no filter makes")
+        ids = torch.maximum(ids, other)
+    ids = ids.expand(call.result.shape)
+    divisors = values[:1] if call.name in INVERTING else values[1:] * (call.name in DIVIDING)
+    for divisor in divisors:
+        tape.lock(divisor.ids, f"{title(tape, call)} by it, and zeros cannot divide")
+    zero, gates = _zero_by(call, values, ids)
+    return Value(ids, zero, gates)
+
+
+def _zero_by(call: Call, values: list[Value], ids: Tensor) -> tuple[bool, frozenset[str]]:
+    """Whether the result is zero where gates are, and which gates it takes."""
+    zeros = tuple(v.carries and v.zero and not _stretched(v.ids, ids) for v in values)
+    if call.name == "zeros_like":
+        return True, frozenset()
+    if not any(zeros) or call.name in RANDOM:
+        return False, frozenset()
+    arguments = [*call.args, *call.kwargs.items()]
+    key = (call.func, zeros, *(a.dtype if isinstance(a, Tensor) else a for a in arguments))
+    try:
+        if key not in _ASKED:
+            _ASKED[key] = _ask(call, zeros)
+        which = _ASKED[key]
+    except TypeError:  # numbers in a list
+        which = _ask(call, zeros)
+    if which is None:
+        return False, frozenset()
+    return True, frozenset().union(*(values[i].gates for i in which))
+
+
+_ASKED: dict[Any, tuple[int, ...] | None] = {}
+
+
+def _ask(call: Call, zeros: tuple[bool, ...]) -> tuple[int, ...] | None:
+    """Which operands' zeros make the result zero whatever the others are: one, or all; or None."""
+    together = tuple(i for i, zero in enumerate(zeros) if zero)
+    for which in [*((i,) for i in together), together]:
+        if all(_probe(call, which, other) == 0 for other in (3, -2)):
+            return which
+    return None
+
+
+def _probe(call: Call, which: tuple[int, ...], other: int) -> float:
+    """The function of single elements: 0 for the operands ``which``, ``other`` for all others."""
+    places = iter(range(len(call.tensors)))
+
+    def element(tensor: Tensor) -> Tensor:
+        number = 0 if next(places) in which else other
+        return torch.full(
+            (1,), number > 0 if tensor.dtype == torch.bool else number, dtype=tensor.dtype
+        )
+
+    return float(call.with_tensors(element))
 
 
 def _stretched(ids: Tensor, target: Tensor) -> bool:
@@ -197,3 +146,69 @@ def _stretched(ids: Tensor, target: Tensor) -> bool:
         (-axis > ids.ndim or ids.shape[axis] == 1) and varies(target, axis)
         for axis in range(-target.ndim, 0)
     )
+
+
+@rule(*POOLING)
+def pooling(tape: Tape, call: Call) -> Value | None:
+    value, *others = (tape.value(tensor) for tensor in call.tensors)
+    reason = None
+    if not isinstance(call.result, Tensor):
+        reason = "gives more than one tensor"
+    elif any(varies(value.ids, axis) for axis in range(value.ids.ndim) if axis != 1):
+        reason = "over the channel axis"
+    for lost in [*others, *([value] if reason else [])]:
+        tape.lock(lost.ids, f"{title(tape, call)} {reason or 'to places that it says'}")
+    if reason:
+        return None
+    ids = spread(tape.channel_ids(value.ids, 1), call.result, 1)
+    return Value(ids, value.zero, value.gates)
+
+
+@rule(*REDUCING)
+def reducing(tape: Tape, call: Call) -> Any:
+    value = tape.value(call.args[0])
+    place = 2 if call.name.endswith("norm") else 1
+    axes: Any = call.kwargs.get("dim", call.kwargs.get("axis", call.argument(place, "dim")))
+    if axes is None or isinstance(axes, bool) or axes == ():
+        axes = range(value.ids.ndim)
+    axes = {axis % value.ids.ndim for axis in ([axes] if isinstance(axes, int) else axes)}
+    ids = _unite_reduced(tape, call, value, axes)
+    if ids is None:
+        return None
+    for axis in axes:
+        ids = ids.narrow(axis, 0, 1)
+    zero = value.zero and call.name not in CONSTANT_AT_ZERO
+    if isinstance(call.result, Tensor):
+        return Value(ids.reshape(call.result.shape), zero, value.gates if zero else frozenset())
+    ids = ids.reshape(call.result[0].shape)
+    gates = value.gates if zero else frozenset()
+    second = zero and call.name not in ("max", "min", "median")  # not indices
+    return Value(ids, zero, gates), Value(ids, second, gates if second else frozenset())
+
+
+@rule("softmax", "log_softmax", "softmin", "normalize", "cumsum", "renorm")
+def along_an_axis(tape: Tape, call: Call) -> Value | None:
+    """Mixes what lies along one axis, and keeps the shape."""
+    value = tape.value(call.args[0])
+    place, default = (2, 1) if call.name == "normalize" else (1, None)
+    axis = call.argument(place, "dim", default)
+    ids = _unite_reduced(tape, call, value, {axis % value.ids.ndim}) if axis is not None else None
+    if ids is None:
+        tape.lock(value.ids, f"{title(tape, call)} over the channel axis")
+        return None
+    zero = value.zero and call.name in ("normalize", "cumsum")
+    return Value(ids, zero, value.gates if zero else frozenset())
+
+
+def _unite_reduced(tape: Tape, call: Call, value: Value, axes: set[int]) -> Tensor | None:
+    """Ids where what is reduced together is one; None, locked, where those are all channels."""
+    ids = value.ids
+    kept = [axis for axis in range(ids.ndim) if axis not in axes]
+    for axis in axes:
+        if varies(ids, axis):
+            if not any(varies(ids, other) for other in kept):
+                tape.lock(value.ids, f"{title(tape, call)} over the channel axis")
+                return None
+            tape.unite_along(ids, axis, f"{title(tape, call)} with values that no filter makes")
+            ids = ids.narrow(axis, 0, 1).expand(ids.shape)
+    return ids

@@ -1,90 +1,148 @@
-"""Find the rule of an operation, and what to do where there is none."""
+"""Find the rule of a call, and what to do where there is none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from dgprune_lite.channels.ids import Propagation, Size, Value, values_of
+from dgprune_lite.channels.ids import Value, Width
 
-Rule = Callable[[Propagation, fx.Node, list[Value], Any], Any]
-RULES: dict[Any, Rule] = {}  # module class, function, or method name
-ALWAYS: set[Rule] = set()  # rules that also act where no input carries channels
-SIZES: set[Rule] = set()  # rules that know what to do with a size that shrinks
+if TYPE_CHECKING:
+    from dgprune_lite.channels.tape import Tape
+
+Rule = Callable[["Tape", "Call"], Any]
+RULES: dict[str, Rule] = {}  # by the function's name
+ALWAYS: set[Rule | None] = set()  # rules that also act where no input carries channels
+SIZES: set[Rule | None] = set()  # rules that know what to do with a size that shrinks
+MEASURES: set[Rule | None] = set()  # rules that give the network another result: sizes
+NUMBERS = frozenset(
+    ["bool", "float", "int", "index", "item", "tolist", "numpy", "array", "equal", "allclose",
+     "is_nonzero", "complex", "nonzero", "unique", "argwhere", "masked_select"]
+)  # fmt: skip
+"""Calls whose results say what the code does next."""
 
 
-def rule(*targets: Any, always: bool = False, sizes: bool = False) -> Callable[[Rule], Rule]:
-    """Register a rule for module classes, functions and method names."""
+class Call:
+    """One call of PyTorch: the function, its name without underscores, arguments and result."""
+
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.func, self.args, self.kwargs = func, args, kwargs
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            name = "." + func.__self__.__name__
+        self.name = name.strip("_")
+        self.result: Any = None
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, also those inside lists, in order."""
+        return list(of_kind((self.args, *self.kwargs.values()), Tensor))
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument of the call, given by place or by name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def swapped(self, replace: Callable[[Any], Any], kind: type = Tensor) -> Call:
+        """The same call with something else in place of the tensors among its arguments."""
+
+        def swap(value: Any) -> Any:
+            if isinstance(value, kind):
+                return replace(value)
+            if type(value) in (tuple, list):
+                return type(value)(map(swap, value))
+            return value
+
+        return Call(
+            self.func, tuple(map(swap, self.args)), {k: swap(v) for k, v in self.kwargs.items()}
+        )
+
+    def with_tensors(self, replace: Callable[[Tensor], Any]) -> Any:
+        """What the function gives for other tensors in place of the call's."""
+        other = self.swapped(replace)
+        return self.func(*other.args, **other.kwargs)
+
+
+def rule(
+    *names: str, always: bool = False, sizes: bool = False, measures: bool = False
+) -> Callable[[Rule], Rule]:
+    """Register a rule for functions and methods of these names."""
 
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(targets, function))
+        RULES.update(dict.fromkeys(names, function))
         ALWAYS.update([function] if always else [])
         SIZES.update([function] if sizes else [])
+        MEASURES.update([function] if measures else [])
         return function
 
     return register
 
 
-def find_rule(flow: Propagation, node: fx.Node) -> Rule | None:
-    if node.op == "call_module":
-        kinds = type(flow.fetch_attr(str(node.target))).__mro__
-        return next((RULES[kind] for kind in kinds if kind in RULES), None)
-    if callable(node.target) and node.target not in RULES:  # a library's function, by its name
-        library = "torchvision" in (node.target.__module__ or "")
-        return RULES.get(node.target.__name__) if library else None
-    return RULES.get(node.target)
-
-
-def apply_rule(flow: Propagation, node: fx.Node, result: Any) -> Any:
-    """The value of ``node``'s ``result``, by the rule of its operation."""
-    given = [flow.values[n] for n in node.all_input_nodes]
-    inputs, sizes = values_of(given, Value), values_of(given, Size)
-    if node.op == "output":
-        for value in inputs + sizes:
-            flow.lock(value.ids, "its outputs are the network's outputs")
-        return None
-    if node.op in ("placeholder", "get_attr"):
-        flow.known.read.add(id(result))
-        return fixed(result)
-    if isinstance(node.target, type) and issubclass(node.target, tuple):  # a named tuple
-        return tuple(given)
-    rule = find_rule(flow, node)
+def apply_rule(tape: Tape, call: Call) -> Any:
+    """Note the values of a call's results by its rule; returns what the network is to get."""
+    rule = RULES.get(call.name)
+    if rule is not None and rule in MEASURES:
+        return rule(tape, call)
+    widths = list(of_kind((call.args, *call.kwargs.values()), Width))
     if rule not in SIZES:
-        for size in sizes:
-            flow.lock(size.ids, f"{title(flow, node)} depends on how many they are")
-    if rule is not None and (
-        rule in ALWAYS or any(v.carries for v in inputs) or (sizes and rule in SIZES)
+        for width in widths if rule not in ALWAYS else ():
+            tape.follow_later(None, width, f"{title(tape, call)} depends on how many they are")
+        widths = []
+    known = [tape.known(tensor) for tensor in call.tensors] if rule not in ALWAYS else []
+    carrying = [value for value in known if value is not None and value.carries]
+    value = None
+    if rule is not None and (rule in ALWAYS or carrying or widths):
+        value = rule(tape, call)
+    elif call.name in NUMBERS:
+        tape.asked_for_numbers()
+    if carrying and (
+        call.name in NUMBERS
+        or (rule is None and next(of_kind([call.result], Tensor), None) is not None)
     ):
-        return rule(flow, node, inputs, result)
-    value = fixed(result)
-    if value is not None:  # an operation without a rule that gives tensors
-        for other in inputs:
-            flow.lock(other.ids, f"{title(flow, node)} is an operation without a channel rule")
-    return value
+        for other in carrying:
+            tape.lock(other.ids, f"{title(tape, call)} is an operation without a channel rule")
+    if isinstance(call.result, Tensor):
+        tape.note(call.result, value)
+    elif isinstance(call.result, (tuple, list)):
+        values = value if isinstance(value, tuple) else [value] * len(call.result)
+        for part, one in zip(call.result, values, strict=True):
+            if isinstance(part, Tensor):
+                tape.note(part, one)
+    return call.result
 
 
-def fixed(result: Any) -> Any:
+def of_kind(items: Any, kind: type) -> Iterator[Any]:
+    """All entries of one kind, also those inside tuples, lists and slices."""
+    for item in items:
+        if isinstance(item, kind):
+            yield item
+        elif isinstance(item, (tuple, list)):
+            yield from of_kind(item, kind)
+        elif isinstance(item, slice) and kind is Width:
+            yield from of_kind((item.start, item.stop, item.step), kind)
+
+
+def fixed(result: Tensor) -> Value:
     """The value of something that holds no removable channel."""
-    if isinstance(result, Tensor):
-        return Value(torch.zeros((), dtype=torch.int64).expand(result.shape))
-    if isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result):
-        return tuple(fixed(part) for part in result)
+    return Value(torch.zeros((), dtype=torch.int64).expand(result.shape))
+
+
+def locked(tape: Tape, value: Value, reason: str) -> Value | None:
+    """Lock what a call reads; its result is then fixed."""
+    tape.lock(value.ids, reason)
     return None
 
 
-def title(flow: Propagation, node: fx.Node) -> str:
-    """How a reason names an operation."""
-    if node.op == "call_module":
-        return f"{node.target} ({type(flow.fetch_attr(str(node.target))).__name__})"
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
-    """An argument of the call, given by place or by name."""
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+def title(tape: Tape, call: Call) -> str:
+    """How a reason names an operation: by the module whose parameters it reads, if any."""
+    for tensor in call.tensors:
+        if id(tensor) in tape.owners:
+            name = tape.owners[id(tensor)][0][0]
+            return f"{name} ({type(tape.modules[name]).__name__})"
+    return call.name
 
 
 def spread(ids: Tensor, result: Tensor, axis: int) -> Tensor:
@@ -94,14 +152,3 @@ def spread(ids: Tensor, result: Tensor, axis: int) -> Tensor:
     strides = [0] * result.ndim
     strides[axis] = ids.stride(0)
     return ids.as_strided(result.shape, strides)
-
-
-def on_ids(flow: Propagation, node: fx.Node) -> Any:
-    """Run the node's own operation on the ids of its inputs."""
-
-    def load(n: fx.Node) -> Any:
-        value = flow.values[n]
-        return value.ids if isinstance(value, Value) else flow.env[n]
-
-    args, kwargs = fx.map_arg(node.args, load), fx.map_arg(node.kwargs, load)
-    return getattr(flow, node.op)(node.target, args, kwargs)

@@ -7,274 +7,342 @@ with them, all others stay.
 
 from __future__ import annotations
 
-import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
+from torch import Tensor
 
-from dgprune_lite.channels.ids import (
-    FIXED,
-    Propagation,
-    Size,
-    Value,
-    squeeze_constant,
-    values_of,
-    varies,
-)
-from dgprune_lite.channels.rules.elementwise import multiplying
-from dgprune_lite.channels.rules.registry import argument, fixed, on_ids, rule, spread, title
+from dgprune_lite.channels.ids import FIXED, Value, Width, squeeze_constant, varies
+from dgprune_lite.channels.rules.registry import Call, fixed, locked, of_kind, rule, spread, title
+
+if TYPE_CHECKING:
+    from dgprune_lite.channels.tape import Tape
 
 # the same call on the ids says where the elements went
 MOVING = (
-    torch.flatten, torch.permute, torch.transpose, torch.unsqueeze, torch.movedim, torch.t,
-    torch.swapaxes, nn.Flatten,
-    "flatten", "permute", "transpose", "unsqueeze", "movedim", "swapaxes", "t",
+    "permute", "transpose", "unsqueeze", "movedim", "moveaxis", "swapaxes", "swapdims",
+    "t", ".T", ".mT", ".H", ".mH", "adjoint", "flip", "fliplr", "flipud", "repeat_interleave",
+    "tile", "rot90", "atleast_3d",
 )  # fmt: skip
-CONCATENATING = (torch.cat, torch.concat, torch.concatenate)
+
+
+def on_ids(tape: Tape, call: Call) -> Value:
+    """The value after the call's own operation on the ids of its inputs."""
+    values = [tape.value(tensor) for tensor in call.tensors]
+    ids = iter([value.ids for value in values])
+    moved = call.with_tensors(lambda tensor: next(ids))
+    zero = all(value.zero for value in values)
+    gates = frozenset[str]().union(*(value.gates for value in values))
+    return Value(moved, zero, gates if zero else frozenset())
 
 
 @rule(*MOVING)
-def moving(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    return Value(on_ids(flow, node), inputs[0].zero, inputs[0].gates)
+def moving(tape: Tape, call: Call) -> Value:
+    return on_ids(tape, call)
 
 
-@rule(torch.squeeze, "squeeze")
-def squeezing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    if argument(node, 1, "dim") is None:
-        flow.lock(inputs[0].ids, "squeeze without an axis would also drop a single channel's axis")
-    return moving(flow, node, inputs, result)
+@rule("flatten", "ravel")
+def flattening(tape: Tape, call: Call) -> Value:
+    value = tape.value(call.args[0])
+    return Value(_reshaped(value.ids, call.result.shape), value.zero, value.gates)
+
+
+@rule("roll")
+def rolling(tape: Tape, call: Call) -> Value | None:
+    value, axes = tape.value(call.args[0]), call.argument(2, "dims")
+    axes = [axes] if isinstance(axes, int) else axes or range(value.ids.ndim)
+    if any(varies(value.ids, axis) for axis in axes):
+        return locked(tape, value, f"{title(tape, call)} along the channel axis")
+    return value
+
+
+@rule("squeeze")
+def squeezing(tape: Tape, call: Call) -> Value:
+    """Without an axis also a single channel's axis would go, where only one is left."""
+    value = on_ids(tape, call)
+    axes = [axis for axis in range(value.ids.ndim) if varies(value.ids, axis)]
+    if call.argument(1, "dim") is None and axes:
+        first = tape.channel_ids(value.ids, axes[0])[:1]
+        tape.lock(first, "squeeze() would also drop the axis of one channel, so a second stays")
+    return value
 
 
 # --- Sizes -------------------------------------------------------------------------------
 
 
-@rule("size", getattr)
-def measuring(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> Any:
-    """``x.size(1)``, ``x.shape``: a Size where channels lie along the axis, else None (fixed)."""
-    ids = inputs[0].ids
-    if node.target is getattr and node.args[1] != "shape":
-        if fixed(result) is not None:  # such as x.data, x.T
-            flow.lock(ids, f".{node.args[1]} is an attribute without a channel rule")
-        return fixed(result)
-    axes = [axis for axis in range(ids.ndim) if varies(ids, axis)]
-    if len(axes) > 1:
-        flow.lock(ids, f"{title(flow, node)} of several axes that channels lie along")
-        axes = []
-    sizes = tuple(
-        Size(flow.channel_ids(ids, axis)) if axis in axes else None for axis in range(ids.ndim)
-    )
-    dim = argument(node, 1, "dim") if node.target == "size" else None
-    return sizes if dim is None else sizes[dim]
+@rule("size", ".shape", measures=True)
+def measuring(tape: Tape, call: Call) -> Any:
+    """``x.size(1)``, ``x.shape``: a Width where channels lie along the axis."""
+    tensor, dim = call.args[0], call.argument(1, "dim")
+    sizes = list(tensor.shape)
+    owner = tape.owners.get(id(tensor))
+    if owner and tensor.ndim > 1 and tape.plain_weight(owner[0][0]):
+        for axis, key in enumerate(("out_channels", "in_channels")):
+            sizes[axis] = Width.of(tape, sizes[axis], None, (owner[0][0], key))
+    elif (value := tape.known(tensor)) is not None and value.carries:
+        axes = [axis for axis in range(tensor.ndim) if varies(value.ids, axis)]
+        if len(axes) > 1:
+            tape.lock(value.ids, f"{title(tape, call)} of several axes that channels lie along")
+        elif axes:
+            ids = tape.channel_ids(value.ids, axes[0])
+            sizes[axes[0]] = Width.of(tape, sizes[axes[0]], ids)
+    return torch.Size(sizes) if dim is None else sizes[dim]
 
 
-@rule("numel", torch.numel, len)
-def counting(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> None:
-    flow.lock(inputs[0].ids, f"{title(flow, node)} depends on how many they are")
+@rule("numel", "nelement", "len", measures=True)
+def counting(tape: Tape, call: Call) -> int:
+    value = tape.value(call.args[0])
+    if call.name != "len" or varies(value.ids, 0):
+        tape.lock(value.ids, f"{title(tape, call)} depends on how many they are")
+    return call.result
 
 
-@rule("dim", "ndimension", "is_floating_point", "get_device")
-def asking(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> None:
+@rule("new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty", "rand",
+      "randn", always=True, sizes=True)  # fmt: skip
+def making(tape: Tape, call: Call) -> Value | None:
+    """A constant with as many entries as there are channels."""
+    sizes = _asked_sizes(call, 1 if call.name.startswith("new_") else 0)
+    return _along_widths(tape, call, fixed(call.result).ids, sizes, call.name.endswith("zeros"))
+
+
+def _along_widths(
+    tape: Tape, call: Call, ids: Tensor, sizes: list[Any], zero: bool
+) -> Value | None:
+    """A value whose axes are as long as some widths; None where there is none."""
+    widths = [(a, s) for a, s in enumerate(sizes) if isinstance(s, Width) and s.flow is tape]
+    if not widths:
+        return None
+    if len(widths) == 1 and widths[0][1].ids is not None and widths[0][1].factor == 1:
+        ids = spread(widths[0][1].ids, call.result, widths[0][0])
+        return Value(ids, zero)
+    for _, width in widths:
+        tape.follow_later(None, width, f"{title(tape, call)} depends on how many they are")
     return None
 
 
-@rule(operator.mul, operator.floordiv, sizes=True)
-def arithmetic(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> Any:
-    """A size times or over a number, such as ``x.size(1) // 2``; of tensors, their product."""
-    values = [flow.values[a] if isinstance(a, fx.Node) else None for a in node.args]
-    numbers = [flow.env[a] if isinstance(a, fx.Node) else a for a in node.args]
-    sizes = [value for value in values if isinstance(value, Size)]
-    if len(sizes) == 1 and not inputs:
-        (size,), place = sizes, 0 if isinstance(values[0], Size) else 1
-        by, divides = numbers[1 - place], node.target is operator.floordiv
-        if isinstance(by, int) and by > 0 and not (divides and place == 1):
-            factor = size.factor / by if divides else size.factor * by
-            if (len(size.ids) * factor).denominator == 1:
-                return Size(size.ids, factor)
-    for size in sizes:
-        flow.lock(size.ids, f"{title(flow, node)} depends on how many they are")
-    if inputs and node.target is operator.mul:
-        return multiplying(flow, node, inputs, result)
-    for value in inputs:
-        flow.lock(value.ids, f"{title(flow, node)} is an operation without a channel rule")
-    return fixed(result)
+def _asked_sizes(call: Call, first: int = 1) -> list[Any]:
+    """The sizes that a call names: both ``f(x, 1, 2)`` and ``f(x, (1, 2))``."""
+    sizes: Any = call.args[first:] or next(
+        (call.kwargs[k] for k in ("size", "shape", "sizes") if k in call.kwargs), ()
+    )
+    if len(sizes) and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    return list(sizes)
 
 
-def _asked_sizes(flow: Propagation, node: fx.Node, first: int = 1) -> list[Any]:
-    """The sizes that a call names: numbers, or Sizes; both ``f(x, 1, 2)`` and ``f(x, (1, 2))``."""
-    sizes: Any = node.args[first:] or tuple(node.kwargs.values())[:1]
-    if len(sizes) == 1 and not isinstance(sizes[0], int):
-        only = sizes[0]
-        if isinstance(only, fx.Node) and not isinstance(flow.env[only], int):
-            known = flow.values[only] or (None,) * len(flow.env[only])
-            return [
-                number if size is None else size
-                for size, number in zip(known, flow.env[only], strict=True)
-            ]
-        if not isinstance(only, fx.Node):
-            sizes = tuple(only)
-    return [
-        (flow.values[size] or flow.env[size]) if isinstance(size, fx.Node) else size
-        for size in sizes
-    ]
-
-
-@rule("view", "reshape", torch.reshape, sizes=True)
-def reshaping(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
+@rule("view", "reshape", "unflatten", sizes=True)
+def reshaping(tape: Tape, call: Call) -> Value | None:
     """A size that does not shrink stays as it is, so channels along it go together."""
-    value = inputs[0]
-    if len(node.args) == 2 and isinstance(node.args[1], torch.dtype):
-        flow.lock(value.ids, "view as another dtype")
-        return fixed(result)
-    ids = value.ids.reshape(result.shape)
-    sizes = _asked_sizes(flow, node)
+    value, sizes = tape.value(call.args[0]), _asked_sizes(call)
+    if call.name == "view" and isinstance(call.argument(1, "dtype"), torch.dtype):
+        return locked(tape, value, "view as another dtype")
+    if call.name == "unflatten":
+        axis = call.argument(1, "dim") % value.ids.ndim
+        parts = list(call.argument(2, "sizes"))
+        rest = value.ids.ndim - axis - 1
+        sizes = [-1] * axis + parts + [-1] * rest
+    ids = _reshaped(value.ids, call.result.shape)
     carrying = [axis for axis in range(ids.ndim) if varies(ids, axis)]
-    shrinking = [a for a in carrying if isinstance(sizes[a], Size) or sizes[a] == -1]
+    shrinking = [a for a in carrying if isinstance(sizes[a], Width) or sizes[a] == -1]
     if len(shrinking) != min(1, len(carrying)):
-        flow.lock(ids, f"{title(flow, node)} to a size that is fixed in the code")
+        tape.lock(ids, f"{title(tape, call)} to a size that is fixed in the code")
     else:
         for axis in set(carrying) - set(shrinking):
-            flow.unite_along(ids, axis, "it shares its channels with fixed values")
+            tape.unite_along(ids, axis, "it shares its channels with fixed values")
     for axis, size in enumerate(sizes):
-        if isinstance(size, Size):
-            along = flow.channel_ids(ids, axis)
-            if not flow.follows(along, size, title(flow, node)):
-                why = f"{title(flow, node)} to a size that other channels have"
-                flow.lock(ids, why)
-                flow.lock(size.ids, why)
+        if isinstance(size, Width):
+            why = f"{title(tape, call)} to a size that other channels have"
+            tape.follow_later(tape.channel_ids(ids, axis), size, why)
     return Value(ids, value.zero, value.gates)
 
 
-@rule("expand", torch.broadcast_to, "broadcast_to", sizes=True)
-def expanding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    value = inputs[0]
-    ids = value.ids.expand(result.shape)
-    why = f"{title(flow, node)} to a size that is fixed elsewhere"
-    for axis, size in enumerate(_asked_sizes(flow, node)):
+def _reshaped(ids: Tensor, shape: torch.Size) -> Tensor:
+    """As ``ids.reshape(shape)``; images that stay apart are not written out one by one."""
+    if ids.ndim and shape and len(ids) == shape[0] and ids.stride(0) == 0:
+        return ids[:1].reshape(1, *shape[1:]).expand(shape)
+    return ids.reshape(shape)
+
+
+@rule("expand", "broadcast_to", "repeat", sizes=True)
+def expanding(tape: Tape, call: Call) -> Value | None:
+    value, sizes = tape.value(call.args[0]), _asked_sizes(call)
+    why = f"{title(tape, call)} to a size that is fixed elsewhere"
+    if not value.carries:
+        return _along_widths(tape, call, fixed(call.result).ids, sizes, False)
+    if call.name == "repeat":
+        for size in of_kind(sizes, Width):
+            tape.follow_later(None, size, why)
+        return on_ids(tape, call)
+    ids = value.ids.expand(call.result.shape)
+    for axis, size in enumerate(sizes):
         along = varies(ids, axis)
-        if isinstance(size, Size):
-            fits = along and flow.follows(flow.channel_ids(ids, axis), size, title(flow, node))
-            if not fits:
-                flow.lock(size.ids, why)
+        if isinstance(size, Width):
+            tape.follow_later(tape.channel_ids(ids, axis) if along else None, size, why)
+            fits = along
         else:
             fits = not along or size == -1
         if not fits:
-            flow.lock(ids, why)
+            tape.lock(ids, why)
     return Value(ids, value.zero, value.gates)
 
 
 @rule("expand_as", "view_as", "reshape_as")
-def like_another(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
+def like_another(tape: Tape, call: Call) -> Value:
     """``y.expand_as(x)``: where channels lie along the same axis they go together, as in a sum."""
-    value, other = inputs[0], inputs[-1]
-    why = f"{title(flow, node)} a tensor whose channels lie elsewhere"
-    expanding = node.target == "expand_as"
-    ids = value.ids.expand(result.shape) if expanding else value.ids.reshape(result.shape)
+    value, other = (tape.value(tensor) for tensor in call.tensors)
+    why = f"{title(tape, call)} a tensor whose channels lie elsewhere"
+    if call.name == "expand_as":
+        ids = value.ids.expand(call.result.shape)
+    else:
+        ids = _reshaped(value.ids, call.result.shape)
     for axis in range(ids.ndim):
         here, there = varies(ids, axis), varies(other.ids, axis)
         if here and there:
-            flow.unite(flow.channel_ids(ids, axis), flow.channel_ids(other.ids, axis), why)
+            tape.unite(tape.channel_ids(ids, axis), tape.channel_ids(other.ids, axis), why)
         elif here or there:
-            flow.lock(ids, why)
-            flow.lock(other.ids, why)
+            tape.lock(ids, why)
+            tape.lock(other.ids, why)
     return Value(ids, value.zero, value.gates)
 
 
 # --- Joining and parting -----------------------------------------------------------------
 
 
-@rule(*CONCATENATING)
-def concatenating(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    given: Any = argument(node, 0, "tensors")
-    loaded = flow.values[given] if isinstance(given, fx.Node) else [flow.values[n] for n in given]
-    parts = [value.ids for value in loaded]
-    axis = int(argument(node, 1, "dim", node.kwargs.get("axis", 0))) % result.ndim
-    for other in set(range(result.ndim)) - {axis}:
+@rule("cat", "concat", "concatenate")
+def concatenating(tape: Tape, call: Call) -> Value:
+    values = [tape.value(tensor) for tensor in call.tensors]
+    parts = [value.ids for value in values if value.ids.numel()]
+    axis = call.argument(1, "dim", call.kwargs.get("axis", 0)) % call.result.ndim
+    for other in set(range(call.result.ndim)) - {axis}:
         if all(part.stride(other) == 0 or part.shape[other] == 1 for part in parts):
             parts = [part.narrow(other, 0, 1) for part in parts]  # keeps work small
-    gates: frozenset[str] = frozenset().union(*(v.gates for v in inputs))
-    ids = torch.cat(parts, axis).expand(result.shape)
-    return Value(ids, all(value.zero for value in inputs), gates)
+    zero = all(value.zero for value in values)
+    gates = frozenset[str]().union(*(value.gates for value in values))
+    return Value(torch.cat(parts, axis).expand(call.result.shape), zero, gates)
 
 
-@rule(torch.stack)
-def stacking(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    gates: frozenset[str] = frozenset().union(*(v.gates for v in inputs))
-    return Value(on_ids(flow, node), all(value.zero for value in inputs), gates)
+@rule("stack", "meshgrid")
+def stacking(tape: Tape, call: Call) -> Value:
+    return on_ids(tape, call)
 
 
-@rule(torch.chunk, "chunk", torch.tensor_split, "tensor_split", torch.split, "split", sizes=True)
-def splitting(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> Any:
+@rule("chunk", "tensor_split", "split", "split_with_sizes", "unbind", "unsafe_chunk", "glu",
+      sizes=True)  # fmt: skip
+def splitting(tape: Tape, call: Call) -> Any:
     """Equal parts of the channel axis must stay equally wide; other splits are locked."""
-    value = inputs[0]
-    asked: Any = node.args[1] if len(node.args) > 1 else next(iter(node.kwargs.values()))
-    axis = int(argument(node, 2, "dim", 0))
-    widths = [part.shape[axis] for part in result]
+    value, glu = tape.value(call.args[0]), call.name == "glu"
+    place = 1 if call.name in ("unbind", "glu") else 2
+    axis = call.argument(place, "dim", -1 if glu else 0) % value.ids.ndim
+    if call.name == "unbind":
+        if varies(value.ids, axis):
+            tape.lock(value.ids, f"{title(tape, call)} of the channel axis")
+        parts = value.ids.unbind(axis)
+        return tuple(Value(part, value.zero, value.gates) for part in parts)
+    asked: Any = 2 if glu else call.args[1] if len(call.args) > 1 else next(
+        v for k, v in call.kwargs.items() if k != "dim"
+    )  # fmt: skip
+    widths = [value.ids.shape[axis] // 2] * 2 if glu else [p.shape[axis] for p in call.result]
     parts = value.ids.split(widths, axis)
-    sizes = values_of((flow.values[n] for n in node.all_input_nodes), Size)
-    if node.target in (torch.split, "split"):  # widths are given, not the number of parts
-        even = isinstance(asked, fx.Node) and len(sizes) == 1
+    sizes = list(of_kind([asked], Width))
+    if call.name.startswith("split"):  # widths are given, not the number of parts
+        even = bool(sizes) and len(sizes) == len(list(of_kind([asked], int)))
     else:
-        even = isinstance(asked, int)
+        even = isinstance(asked, int) and not sizes
     even = even and len(set(widths)) == 1
+    why = f"{title(tape, call)} into parts of a size fixed in the code"
     if varies(value.ids, axis) and even:
         for part in parts[1:]:
-            flow.unite(squeeze_constant(parts[0]), squeeze_constant(part), "a fixed part")
+            tape.unite(squeeze_constant(parts[0]), squeeze_constant(part), "a fixed part")
         for size in sizes:
-            along = flow.channel_ids(parts[0], axis)
-            even = even and flow.follows(along, size, title(flow, node))
-    if not even:
-        why = f"{title(flow, node)} into parts of a size fixed in the code"
-        for locked in sizes + [value] * varies(value.ids, axis):
-            flow.lock(locked.ids, why)
+            tape.follow_later(tape.channel_ids(parts[0], axis), size, why)
+    elif not even:
+        for size in sizes:
+            tape.follow_later(None, size, why)
+        if varies(value.ids, axis):
+            tape.lock(value.ids, why)
+    if glu:  # the first half times the sigmoid of the second
+        return Value(parts[0], value.zero, value.gates)
     return tuple(Value(part, value.zero, value.gates) for part in parts)
 
 
-@rule(operator.getitem, always=True, sizes=True)
-def indexing(flow: Propagation, node: fx.Node, inputs: list[Value], result: Any) -> Any:
-    index: Any = node.args[1]
-    source: Any = node.args[0]
-    value = flow.values[source]
-    if isinstance(value, tuple) and not isinstance(index, fx.Node):
-        return value[index]
-    if not isinstance(value, Value):
-        return fixed(result)
-    for other in node.all_input_nodes:
-        if isinstance(size := flow.values[other], Size):
-            flow.lock(size.ids, "an index depends on how many they are")
+@rule("getitem", "select", "narrow", "index_select", "take_along_dim", sizes=True)
+def indexing(tape: Tape, call: Call) -> Value | None:
+    value, index = tape.value(call.args[0]), call.args[1:]
+    for size in of_kind([index], Width):
+        tape.follow_later(None, size, "an index depends on how many they are")
+    for tensor in call.tensors[1:]:
+        tape.lock(tape.value(tensor).ids, "an index depends on it")
     if not value.carries:
-        return fixed(result)
-    index = fx.map_arg(index, lambda n: flow.env[n])
-    if any(part.is_meta for part in values_of([index], Tensor)):
-        raise ValueError("an index that is made of numbers")  # follow again, with numbers
-    ids = value.ids[tree_map_only(Tensor, Tensor.cpu, index)]  # ids are always there
-    if any(isinstance(part, Tensor) and part.ndim > 1 for part in values_of([index], Tensor)):
-        flow.lock(value.ids, "indexing by a mask of several axes")
+        return None
+    if call.name != "getitem":
+        axis = call.argument(2 if call.name == "take_along_dim" else 1, "dim")
+        if axis is None or varies(value.ids, axis):
+            tape.lock(value.ids, f"{title(tape, call)} of the channel axis")
+        ids = call.with_tensors(lambda t: value.ids if t is call.args[0] else t.cpu())
+        return Value(ids, value.zero, value.gates)
+    ids = call.with_tensors(lambda t: value.ids if t is call.args[0] else t.cpu())
+    for axis, size in _touched(value.ids, index[0]):
+        if varies(value.ids, axis) and not _whole(size, value.ids.shape[axis]):
+            tape.lock(value.ids, "indexing the channel axis")
+    if any(tensor.ndim > 1 for tensor in call.tensors[1:]):
+        tape.lock(value.ids, "indexing by a mask of several axes")
+    return Value(ids, value.zero, value.gates)
+
+
+def _touched(ids: Tensor, index: Any) -> list[tuple[int, Any]]:
+    """Axes and what an index asks of each."""
     touched = list(index) if isinstance(index, tuple) else [index]
     touched = [part for part in touched if part is not None]  # None makes an axis, reads none
-    if any(part is Ellipsis for part in touched):
-        place = next(i for i, part in enumerate(touched) if part is Ellipsis)
-        touched[place : place + 1] = [slice(None)] * (value.ids.ndim - len(touched) + 1)
-    for axis, part in enumerate(touched):
-        whole = isinstance(part, slice) and part == slice(None)
-        if not whole and varies(value.ids, axis):
-            flow.lock(value.ids, "indexing the channel axis")
-    return Value(ids, value.zero, value.gates)
+    place = next((i for i, part in enumerate(touched) if part is Ellipsis), None)
+    if place is not None:
+        touched[place : place + 1] = [slice(None)] * (ids.ndim - len(touched) + 1)
+    return list(enumerate(touched))
+
+
+def _whole(part: Any, size: int) -> bool:
+    """Whether a slice takes all, also of fewer channels."""
+    return (
+        isinstance(part, slice)
+        and part.start in (None, 0)
+        and part.step in (None, 1)
+        and (part.stop is None or part.stop >= size)
+    )
+
+
+@rule("setitem", sizes=True)
+def assigning(tape: Tape, call: Call) -> None:
+    """``x[..., :4] = 0``: zeros written in space belong to the channels there."""
+    target, index, written = call.args
+    value = tape.value(target)
+    for size in of_kind([index], Width):
+        tape.follow_later(None, size, "an index depends on how many they are")
+    place = value.ids[index] if not list(of_kind([index], Tensor)) else None
+    other = tape.value(written) if isinstance(written, Tensor) else None
+    touched = _touched(value.ids, index)
+    along = [a for a in range(value.ids.ndim) if varies(value.ids, a)]
+    cut = any(a in along and not _whole(part, value.ids.shape[a]) for a, part in touched)
+    if cut or place is None or (other is not None and other.ids.ndim != place.ndim):
+        for lost in (value, *([other] if other else [])):
+            tape.lock(lost.ids, "a part of it is written to")
+        return
+    if other is None:
+        if written != 0 and value.carries:
+            tape.note(target, Value(value.ids, zero=False))
+        return
+    tape.unite(squeeze_constant(place), squeeze_constant(other.ids), "written beside fixed values")
+    zero = value.zero and other.zero
+    tape.note(target, Value(value.ids, zero, value.gates | other.gates if zero else frozenset()))
 
 
 # --- Padding, shuffling ------------------------------------------------------------------
 
 
-@rule(F.pad)
-def padding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
+@rule("pad", "constant_pad_nd")
+def padding(tape: Tape, call: Call) -> Value | None:
     """Margins in space belong to the channel; channels of zeros around the others are fixed."""
-    pads: Any = argument(node, 1, "pad")
-    mode, number = argument(node, 2, "mode", "constant"), argument(node, 3, "value") or 0
-    value = inputs[0]
-    if any(isinstance(part, fx.Node) for part in pads):
-        pads = fx.map_arg(pads, lambda n: flow.env[n])
+    pads = list(call.argument(1, "pad"))
+    mode, number = call.argument(2, "mode", "constant"), call.argument(3, "value") or 0
+    value = tape.value(call.args[0])
     ids = value.ids
     for place, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
         axis, shape = ids.ndim - 1 - place, list(ids.shape)
@@ -282,55 +350,32 @@ def padding(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tenso
             shape[axis] += before + after
             ids = ids.narrow(axis, 0, 1).expand(shape)
         elif before < 0 or after < 0 or mode != "constant" or number != 0:
-            flow.lock(value.ids, f"{title(flow, node)} of the channel axis by more than zeros")
-            return fixed(result)
+            return locked(
+                tape, value, f"{title(tape, call)} of the channel axis by more than zeros"
+            )
         else:
             shape[axis] = before + after
             margins = ids.new_full((), FIXED).expand(shape).split([before, after], axis)
             ids = torch.cat([margins[0], ids, margins[1]], axis)
     constant = mode == "constant" and number != 0 and any(pads)
-    return Value(ids, value.zero and not constant, value.gates)
+    return Value(ids, value.zero and not constant, frozenset() if constant else value.gates)
 
 
-@rule(nn.PixelShuffle, F.pixel_shuffle)
-def pixel_shuffle(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    """r² neighbouring channels become one, so they go together."""
-    ids = _batched_channels(flow, node, inputs[0])
-    if ids is None:
-        return fixed(result)
-    blocks = ids.reshape(result.shape[1], -1)
-    flow.unite_along(blocks, 1, f"{title(flow, node)} mixes it with fixed channels")
-    return Value(spread(blocks[:, 0], result, 1), inputs[0].zero, inputs[0].gates)
-
-
-@rule(nn.PixelUnshuffle, F.pixel_unshuffle)
-def pixel_unshuffle(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    ids = _batched_channels(flow, node, inputs[0])
-    if ids is None:
-        return fixed(result)
-    ids = ids.repeat_interleave(result.shape[1] // len(ids))
-    return Value(spread(ids, result, 1), inputs[0].zero, inputs[0].gates)
-
-
-@rule(nn.ChannelShuffle, torch.channel_shuffle)
-def channel_shuffle(flow: Propagation, node: fx.Node, inputs: list[Value], result: Tensor) -> Value:
-    """The groups are interleaved, so they must stay equally wide."""
-    ids = _batched_channels(flow, node, inputs[0])
-    if node.op == "call_module":
-        groups: Any = flow.fetch_attr(str(node.target)).groups
-    else:
-        groups = argument(node, 1, "groups")
-    if ids is None or not isinstance(groups, int):
-        flow.lock(inputs[0].ids, f"{title(flow, node)} in a number of groups that may change")
-        return fixed(result)
-    ids = ids.reshape(groups, -1)
-    flow.unite_along(ids, 0, f"{title(flow, node)} keeps it beside fixed channels")
-    return Value(spread(ids.T.reshape(-1), result, 1), inputs[0].zero, inputs[0].gates)
-
-
-def _batched_channels(flow: Propagation, node: fx.Node, value: Value) -> Tensor | None:
-    """ids along axis 1 of images (batch, channels, height, width); None, locked, for others."""
+@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
+def shuffling(tape: Tape, call: Call) -> Value | None:
+    """Of r² neighbouring channels one is made, or of one r²; groups are interleaved."""
+    value, result = tape.value(call.args[0]), call.result
     if value.ids.ndim != 4:
-        flow.lock(value.ids, f"{title(flow, node)} of images without a batch axis")
-        return None
-    return flow.channel_ids(value.ids, 1)
+        return locked(tape, value, f"{title(tape, call)} of images without a batch axis")
+    ids = tape.channel_ids(value.ids, 1)
+    if call.name == "pixel_shuffle":  # blocks go together
+        blocks = ids.reshape(result.shape[1], -1)
+        tape.unite_along(blocks, 1, f"{title(tape, call)} mixes it with fixed channels")
+        ids = blocks[:, 0]
+    elif call.name == "pixel_unshuffle":
+        ids = ids.repeat_interleave(result.shape[1] // len(ids))
+    else:  # the groups must stay equally wide
+        ids = ids.reshape(call.argument(1, "groups"), -1)
+        tape.unite_along(ids, 0, f"{title(tape, call)} keeps it beside fixed channels")
+        ids = ids.T.reshape(-1)
+    return Value(spread(ids, result, 1), value.zero, value.gates)
