@@ -16,6 +16,9 @@ from dgprune_book.study.answer import (
 from dgprune_book.study.intervals import Estimate, estimate
 
 
+_WHAT = {"PACS": "photos, paintings, cartoons and sketches, "}
+
+
 def label(method: str) -> str:
     """The name that readers see."""
     return plots.criterion_style(method)["label"]
@@ -62,11 +65,11 @@ def answer(measured: Sequence[Results]) -> list[str]:
             f"{means['unseen']:.1f}.)"
         )
     first = (
-        f"On {results.title}, removing {100 * results.ratio:.0f} % of the filters costs "
+        f"On {_WHAT.get(results.name, '')}{results.title}, removing {100 * results.ratio:.0f} % of the filters costs "
         f"**{inside.mean:.1f} points** of accuracy on the domains at hand and "
         f"**{unseen.mean:.1f} points** on a domain never seen. The difference, "
         f"{extra.mean:z.1f}, is {how_sure(extra)}.{others}"
-    )
+    ).replace(" -", " −")
     use = advice(results)[-1].method
     table = results.by_network("loss_unseen")
     saved = estimate((table["random"] - table[use]).dropna())
@@ -78,11 +81,11 @@ def answer(measured: Sequence[Results]) -> list[str]:
     if use == SCORE:
         return [first, second, "That is the score of the question: it holds what it promises here."]
     gain = estimate((table[use] - table[SCORE]).dropna())
-    verdict = (
-        ("is better still" if gain.mean > 0 else "is worse")
-        if gain.sure
-        else "shows no advantage over it"
-    )
+    verdict = "shows no advantage over it"
+    if gain.networks[0] > 0:
+        verdict = "is better still"
+    elif gain.networks[1] < 0:
+        verdict = "is worse"
     third = (
         f"Choosing them by the **variance of the domains' risks**, the idea that the book tests, "
         f"{verdict} on the unseen domain: {gain.mean:+z.1f} points, {how_sure(gain)}."
