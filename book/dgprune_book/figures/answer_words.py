@@ -15,8 +15,7 @@ from dgprune_book.study.answer import (
 )
 from dgprune_book.study.intervals import Estimate, estimate
 
-
-_WHAT = {"PACS": "photos, paintings, cartoons and sketches, "}
+_WHAT = {"PACS": " (photos, paintings, cartoons, sketches)"}
 
 
 def label(method: str) -> str:
@@ -65,7 +64,7 @@ def answer(measured: Sequence[Results]) -> list[str]:
             f"{means['unseen']:.1f}.)"
         )
     first = (
-        f"On {_WHAT.get(results.name, '')}{results.title}, removing {100 * results.ratio:.0f} % of the filters costs "
+        f"On {results.title}{_WHAT.get(results.name, '')}, removing {100 * results.ratio:.0f} % of the filters costs "
         f"**{inside.mean:.1f} points** of accuracy on the domains at hand and "
         f"**{unseen.mean:.1f} points** on a domain never seen. The difference, "
         f"{extra.mean:z.1f}, is {how_sure(extra)}.{others}"
