@@ -64,8 +64,8 @@ def answer(measured: Sequence[Results]) -> list[str]:
             f"{means['unseen']:.1f}.)"
         )
     first = (
-        f"On {results.title}{_WHAT.get(results.name, '')}, removing {100 * results.ratio:.0f} % of the filters costs "
-        f"**{inside.mean:.1f} points** of accuracy on the domains at hand and "
+        f"On {results.title}{_WHAT.get(results.name, '')}, removing {100 * results.ratio:.0f} % of "
+        f"the filters costs **{inside.mean:.1f} points** of accuracy on the domains at hand and "
         f"**{unseen.mean:.1f} points** on a domain never seen. The difference, "
         f"{extra.mean:z.1f}, is {how_sure(extra)}.{others}"
     ).replace(" -", " −")
