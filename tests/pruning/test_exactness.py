@@ -130,7 +130,8 @@ def test_networks_are_compared_and_ablated_without_tf32(monkeypatch):
     model(images)
     assert seen == [True]  # the default
     dg.check_exact(model, small, plan, graph, images)
-    assert seen[1:] == [False, False]
+    assert len(seen) > 2
+    assert not any(seen[1:])
     ablated_losses(model, graph, images, torch.arange(4))
     assert len(seen) > 4
     assert not any(seen[1:])
