@@ -18,9 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import json
-import platform
-import shlex
 import subprocess
 import sys
 import time
@@ -33,7 +30,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-import torchvision
+from measured import most_added, network, write
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -74,12 +71,8 @@ def main() -> None:
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(float_format='{:.3f}'.format)}")
     if settings.output:
-        write(settings.output, tables, rounds=settings.rounds, side=settings.side)
-
-
-def network(name: str, side: int) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    return getattr(torchvision.models, name)().eval(), torch.rand(1, 3, side, side)
+        how = {"torch-pruning": TORCH_PRUNING, "rounds": settings.rounds, "side": settings.side}
+        write(settings.output, tables, **how)
 
 
 def prune_calls(model: nn.Module, images: Tensor) -> dict[str, Callable[[], Callable[[], object]]]:
@@ -160,43 +153,6 @@ def added_memory(who: str, name: str, side: int) -> float:
     prune(*network("resnet18", side))  # what is loaded on first use is not counted
     model, images = network(name, side)
     return most_added(lambda: prune(model, images))
-
-
-def most_added(run: Callable[[], object]) -> float:
-    """MiB by which this process grows at most during a run (Linux; not a number elsewhere)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-        before = _status("VmRSS")
-        run()
-        return (_status("VmHWM") - before) / 1024
-    except OSError:
-        return float("nan")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])  # KiB
-
-
-def write(path: Path, tables: dict[str, pd.DataFrame], **settings: object) -> None:
-    """The tables as JSON, with the command, versions and threads they were made with."""
-    record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "torch-pruning": TORCH_PRUNING,
-        "dgprune_lite": dg.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        **settings,
-        **{
-            title: json.loads(table.reset_index().to_json(orient="records", double_precision=5))
-            for title, table in tables.items()
-        },
-    }
-    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

