@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from torch.utils.data import TensorDataset
 
 import dgprune_lite as dg
+from dgprune_lite.domains import fetch
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.running import evaluating, layout_for
 from dgprune_lite.scores.gates import gate_gradients
@@ -240,3 +241,17 @@ def test_a_batch_too_large_for_the_memory_is_halved(resnet50):
         torch.cuda.set_per_process_memory_fraction(1.0)
     torch.testing.assert_close(found.risk, expected.risk, **CLOSE)
     assert spearmanr(found.fisher[0], expected.fisher[0]).statistic > 0.99
+
+
+def test_images_kept_on_a_gpu_are_augmented_and_learnt_from_there(tmp_path, gpu):
+    files = dg.PACS(dg.draw_tiny_pacs(tmp_path), image_size=32)
+    here, there = (files.in_memory(device) for device in ("cpu", gpu))
+    splits = [dg.leave_one_domain_out(held, "S", seed=0) for held in (here, there)]
+    (images, labels), (moved, same) = (fetch(split.train["A"], [3, 1, 2]) for split in splits)
+    assert moved.device.type == torch.device(gpu).type
+    assert torch.equal(labels, same)
+    torch.testing.assert_close(moved.cpu(), images, rtol=1e-4, atol=1e-4)
+    model = dg.build_model("efficientnet_lite0", 7, seed=0).to(gpu)
+    history = dg.fit(model, splits[1].train, steps=2, batch_size=4, max_shift=0)
+    assert history["loss"].notna().all()
+    assert dg.evaluate(model, splits[1])["accuracy"].between(0, 1).all()
