@@ -17,11 +17,13 @@ When pages are written it
   and of the parameters of a signature plain text (a list of definitions needs terms);
 - puts the notebooks made for Colab where the download button looks, in place of ones full of
   directives that Jupyter does not know;
-- lets the keyboard reach code, outputs and tables wider than the screen, to scroll them.
+- lets the keyboard reach code, outputs and tables wider than the screen, to scroll them;
+- puts a lecturer's own links (`lecture_links` in `_config.yml`) below the title of a page.
 """
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -107,6 +109,18 @@ def without_notebook(buttons: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
+def add_links(body: str, links: dict[str, str]) -> str:
+    """Return the page's HTML with a list of links, by title, below its heading; as it was if none.
+
+    >>> add_links("<h1>Risk</h1><p>It is</p>", {"Video": "https://example.edu/4"})
+    '<h1>Risk</h1><p class="dg-links"><a href="https://example.edu/4">Video</a></p><p>It is</p>'
+    """
+    shown = " · ".join(
+        f'<a href="{html.escape(url)}">{html.escape(title)}</a>' for title, url in links.items()
+    )
+    return body.replace("</h1>", f'</h1><p class="dg-links">{shown}</p>', 1) if links else body
+
+
 def _finish_page(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
@@ -115,7 +129,9 @@ def _finish_page(
     if not Path(app.srcdir, f"{pagename}.ipynb").is_file():
         context["header_buttons"] = without_notebook(context.get("header_buttons", []))
     if "body" in context:
-        context["body"] = mend_lists(replace_widgets(context["body"]))
+        links: dict[str, dict[str, str]] = app.config.lecture_links
+        own = links.get("all", {}) | links.get(Path(pagename).name, {})
+        context["body"] = add_links(mend_lists(replace_widgets(context["body"])), own)
 
 
 def defer_scripts(page: str) -> str:
@@ -146,6 +162,7 @@ def _finish_files(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["DGPRUNE_STATIC"] = "1"  # the kernels that run the chapters inherit it
+    app.add_config_value("lecture_links", {}, "html")
     app.connect("html-page-context", _finish_page, priority=900)
     app.add_js_file(None, body=_SCROLLABLE)
     app.connect("build-finished", _finish_files)

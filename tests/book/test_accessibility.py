@@ -9,13 +9,17 @@ used is in `test_built_explorers.py` and `test_browser.py`.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import re
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from matplotlib.colors import rgb_to_hsv
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 TOC = (ROOT / "_toc.yml").read_text()
@@ -164,16 +168,17 @@ def test_theme_is_that_of_the_readers_system(browser, scheme):
         assert page.locator("html").get_attribute("data-theme") == scheme
 
 
-def test_figures_keep_their_colours_in_the_dark(browser):
-    """They lie on a white card: the text names colours, and thin lines need their contrast."""
+def test_figures_are_dark_in_the_dark_and_keep_their_hues(browser):
+    """No white slab; and what the text calls blue and orange-red is still blue and orange-red."""
     with browser.open(CHAPTERS[3], color_scheme="dark") as (page, _, _):
-        assert page.locator("article img").count() > 1
-        for image in page.locator("article img").all():
-            style = image.evaluate(
-                "e => { const s = getComputedStyle(e);"
-                " return [s.backgroundColor, s.filter, parseFloat(s.padding) > 0]; }"
-            )
-            assert style == ["rgb(255, 255, 255)", "none", True]
+        figure = page.locator("article figure img").first
+        figure.scroll_into_view_if_needed()
+        pixels = np.asarray(Image.open(io.BytesIO(figure.screenshot())).convert("RGB")) / 255
+    assert np.median(pixels) < 0.2
+    strong = pixels.reshape(-1, 3)[np.ptp(pixels.reshape(-1, 3), axis=1) > 0.5]
+    hues = 360 * rgb_to_hsv(strong)[:, 0]
+    assert ((hues > 10) & (hues < 45)).sum() > 50, "the unseen domain's orange-red"
+    assert ((hues > 190) & (hues < 230)).sum() > 50, "the source domains' blue"
 
 
 @pytest.mark.parametrize("name", [*MADE, "_static/network/index"])

@@ -102,7 +102,7 @@ def test_a_second_build_runs_only_what_has_changed(tmp_path):
 
 def test_extension_does_what_its_examples_say():
     result = doctest.testmod(dgbook)
-    assert result.attempted >= 3
+    assert result.attempted >= 4
     assert result.failed == 0
 
 
@@ -113,6 +113,17 @@ def test_extension_replaces_only_widgets():
         "<p>before</p>NOTE<p>after</p>"
     )
     assert dgbook.replace_widgets("<script>let x;</script>") == "<script>let x;</script>"
+
+
+def test_a_lecturers_links_stand_below_the_title_and_nothing_where_there_are_none():
+    page = "<h1>Risk</h1><h1>Not here</h1>"
+    assert dgbook.add_links(page, {}) == page
+    shown = dgbook.add_links(page, {"A <b>": "https://x.edu/?a=1&b=2", "Forum": "https://f.edu"})
+    assert shown.startswith(
+        '<h1>Risk</h1><p class="dg-links"><a href="https://x.edu/?a=1&amp;b=2">'
+    )
+    assert ">A &lt;b&gt;</a> · <a" in shown
+    assert shown.endswith("<h1>Not here</h1>")
 
 
 def test_chapters_use_no_output_widget():

@@ -18,7 +18,15 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from reading import BOOK, Page, abbreviations, read_page, read_pages, symbols
+from reading import (
+    BOOK,
+    Page,
+    abbreviations,
+    read_page,
+    read_pages,
+    reading_minutes,
+    symbols,
+)
 
 PAGES = read_pages()
 CHAPTERS = [page for page in PAGES if page.name[0].isdigit()]
@@ -147,6 +155,14 @@ def test_the_index_has_the_times_of_the_chapters():
         for page in CHAPTERS
     }
     assert {name: list(times) for name, *times in rows} == said
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.name)
+def test_reading_time_is_that_of_its_words(page):
+    """Up to three minutes more are for sentences that the run writes."""
+    said = int(re.search(r"Reading time: (\d+) minutes", page.text)[1])
+    assert 0 <= said - reading_minutes(page) < 4
+    assert said <= 20
 
 
 # The rules themselves, on pages made up to break them.
