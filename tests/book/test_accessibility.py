@@ -181,6 +181,16 @@ def test_figures_are_dark_in_the_dark_and_keep_their_hues(browser):
     assert ((hues > 190) & (hues < 230)).sum() > 50, "the source domains' blue"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_captions_are_as_dark_and_as_bold_as_the_text(browser, scheme):
+    look = "e => { const s = getComputedStyle(e); return [s.color, s.fontWeight]; }"
+    with browser.open(CHAPTERS[3], color_scheme=scheme) as (page, _, _):
+        captions = page.locator("figcaption .caption-text").all()
+        assert len(captions) > 1
+        text = page.locator("article section > p").first.evaluate(look)
+        assert all(caption.evaluate(look) == text for caption in captions)
+
+
 @pytest.mark.parametrize("name", [*MADE, "_static/network/index"])
 def test_pages_that_nobody_wrote_stand_alone_too(browser, name):
     """The written pages are in `test_built_book.py`."""
