@@ -10,22 +10,12 @@ from uuid import uuid4
 def write_atomically(
     path: str | os.PathLike[str], content: str | bytes, *, replace: bool = True
 ) -> bool:
-    """Write a file so that others see all of it or none, never a part.
+    """Write a file so that others see all of it or none; return whether it was written.
 
-    The content goes to a hidden file beside it, which gets its name once all is on the disk.
+    The content, bytes or text (as UTF-8, with its line ends as they are), goes to a hidden file in
+    the same folder, which is made if it is not there, and gets its name once all is on the disk.
     Several writers may write the same path, in threads, processes or machines: the last one wins,
-    or with ``replace=False`` the first.
-
-    Args:
-        path: The file; its folder is made if it is not there.
-        content: Bytes, or text, which is written as UTF-8 with its line ends as they are.
-        replace: Whether to replace a file of that name; else it stays.
-
-    Returns:
-        Whether it was written.
-
-    Raises:
-        OSError: It cannot be written; what was there before is still there, and nothing else.
+    or with ``replace=False`` the first. After an OSError, what was there before is still there.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

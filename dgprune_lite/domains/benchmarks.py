@@ -72,9 +72,6 @@ class PACS(MultipleEnvironmentImageFolder):
             ImportError: The library ``datasets`` is missing.
             ConnectionError: The hub cannot be reached and the cache does not have the images.
             ValueError: A column, a domain or a class is missing or unknown.
-
-        Example:
-            ``pacs = PACS.from_hub()``
         """
         dataset = cls.__new__(cls)
         source = str(repository), revision, None if cache_dir is None else str(cache_dir)
@@ -92,9 +89,6 @@ class VLCS(MultipleEnvironmentImageFolder):
     Source:
         Fang, Xu and Rockmore, "Unbiased metric learning: on the utilization of multiple datasets
         and web images for softening bias", ICCV 2013.
-
-    Example:
-        ``vlcs = VLCS("data")``, where ``data/VLCS/Caltech101/bird/`` and so on hold the images.
     """
 
     FOLDERS = {"C": "Caltech101", "L": "LabelMe", "S": "SUN09", "V": "VOC2007"}  # noqa: RUF012
@@ -112,9 +106,6 @@ class OfficeHome(MultipleEnvironmentImageFolder):
 
     Source:
         Venkateswara et al., "Deep hashing network for unsupervised domain adaptation", CVPR 2017.
-
-    Example:
-        ``home = OfficeHome("data")``, with the images in ``data/office_home/Art/Alarm_Clock/`` etc.
     """
 
     FOLDERS = {"A": "Art", "C": "Clipart", "P": "Product", "R": "Real World"}  # noqa: RUF012
@@ -144,9 +135,6 @@ class TerraIncognita(MultipleEnvironmentImageFolder):
     Source:
         Beery, Van Horn and Perona, "Recognition in terra incognita", ECCV 2018; places and classes
         as chosen by DomainBed.
-
-    Example:
-        ``terra = TerraIncognita("data")``, with ``data/terra_incognita/location_38/bird/`` etc.
     """
 
     FOLDERS = {f"L{camera}": f"location_{camera}" for camera in (100, 38, 43, 46)}  # noqa: RUF012

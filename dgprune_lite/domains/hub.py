@@ -24,18 +24,11 @@ def open_hub(
     folders: Mapping[str, str],
     class_names: tuple[str, ...],
 ) -> dict[str, ImageDomain]:
-    """Open a data set with the columns image, domain and label, and divide it by domain.
+    """Return the ``ImageDomain`` of each domain, whose rows are decoded when asked for.
 
-    Args:
-        repository: A data set of the hub, or a local folder with parquet files.
-        revision: A branch, tag or commit; None for the newest.
-        cache_dir: Where ``datasets`` keeps its files; None for its default.
-        folders: Domain name to what the column ``domain`` calls it.
-        class_names: Names of the classes, in label order. A repository that names its classes may
-            have them in any order; one that does not must have this one.
-
-    Returns:
-        Domain name to an ``ImageDomain`` of its rows. Raises as ``PACS.from_hub``.
+    Arguments and errors are those of ``PACS.from_hub``; ``folders`` maps a domain's name to what
+    the column ``domain`` calls it. A repository that names its classes may have them in another
+    order than ``class_names``, one that does not must have this one.
     """
     require("reading from the Hugging Face hub", "datasets", extra="hub")
     from datasets import concatenate_datasets, load_dataset

@@ -27,7 +27,8 @@ class ImageDomain(Dataset):
     """The images of one domain, each decoded when it is asked for: a map-style dataset.
 
     A sample is (image, label): image float32 (3, size, size), resized, in [0, 1] and then
-    normalised with ImageNet's mean and standard deviation; label int.
+    normalised with ImageNet's mean and standard deviation; label int. A ValueError names all images
+    of a batch that cannot be decoded.
 
     An augmented domain changes images at random, by ``draw_augmentation``. What is drawn depends
     on the domain's name and on *all* indices of a batch, and on nothing else: equal batches are
@@ -42,17 +43,12 @@ class ImageDomain(Dataset):
         size: Height and width of the images, in pixels.
         augmented: Whether images are augmented, as in training.
 
-    Raises:
-        IndexError: An index lies outside the domain.
-        ValueError: On access, an image of the batch cannot be decoded; names all that cannot.
-
-    Example:
-        >>> from PIL import Image
-        >>> blank = partial(Image.new, "RGB")
-        >>> domain = ImageDomain("photo", [(9, 7), (8, 8)], [0, 1], blank, size=6)
-        >>> image, label = domain[1]
-        >>> image.shape, image.dtype, label, len(domain)
-        (torch.Size([3, 6, 6]), torch.float32, 1, 2)
+    >>> from PIL import Image
+    >>> blank = partial(Image.new, "RGB")
+    >>> domain = ImageDomain("photo", [(9, 7), (8, 8)], [0, 1], blank, size=6)
+    >>> image, label = domain[1]
+    >>> image.shape, image.dtype, label, len(domain)
+    (torch.Size([3, 6, 6]), torch.float32, 1, 2)
     """
 
     name: str

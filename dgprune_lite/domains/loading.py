@@ -36,30 +36,22 @@ def count(dataset: Dataset, domain: str = "?") -> int:
 
 
 def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> Pair:
-    """Return the images and labels at the given indices of a dataset, as one batch.
+    """Return the images and labels at the given indices, as one batch: copies, on their device.
 
     Images in memory are indexed once for the whole batch. Any other dataset is asked for all
     samples at once if it has ``__getitems__`` (as PyTorch's ``DataLoader`` does), or else for one
-    after another; they are then collated.
-
-    Args:
-        dataset: Map-style dataset. A sample is (image, label), or (image, label, metadata) as in
-            WILDS, or a dict as on the Hugging Face hub: "image" or "pixel_values", and "label".
-        indices: Of the samples wanted, a sequence of int or an int64 tensor (n,).
-
-    Returns:
-        Images (n, channels, height, width) and labels (n,), copies, on the dataset's device.
+    after another. A sample is (image, label), or (image, label, metadata) as in WILDS, or a dict as
+    on the Hugging Face hub: "image" or "pixel_values", and "label".
 
     Raises:
         IndexError: An index lies outside the dataset.
         ValueError: The images differ in shape, or no index is given for images not in memory.
         TypeError: A sample is something else, or its image no tensor (a PIL image, say).
 
-    Example:
-        >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
-        >>> images, labels = fetch(data, [4, 0])
-        >>> images.shape, labels
-        (torch.Size([2, 3, 8, 8]), tensor([4, 0]))
+    >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
+    >>> images, labels = fetch(data, [4, 0])
+    >>> images.shape, labels
+    (torch.Size([2, 3, 8, 8]), tensor([4, 0]))
     """
     if isinstance(dataset, ImageTensors):
         return dataset.batch(indices)
@@ -142,13 +134,8 @@ def read(
         indices: Domain name to the indices wanted in each batch; as many batches for all domains.
             A domain with no index in a batch is left out of it.
         workers: Processes that read; 0 reads in this one. They keep batches in shared memory.
-        seed: What the datasets' own random numbers are seeded with, at least 0.
-        device: Where the batches are to go later, see ``to_device``: for a GPU, what workers have
-            read is put into pinned memory, from which it fetches while it computes.
-
-    Returns:
-        An iterator over dicts of domain name to (images, labels). Raises what ``fetch`` does,
-        naming domain and batch.
+        seed: What the datasets' own random numbers are seeded with.
+        device: Where the batches are to go later: for a GPU, workers put them in pinned memory.
 
     >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
     >>> [batch["a"][1].tolist() for batch in read({"a": data}, {"a": [[4, 0], [2]]})]
@@ -219,9 +206,6 @@ def batches(
         device: Where the batches go; None leaves them where the dataset has them.
         workers: Processes that read images ahead, see ``read``; 0 for none.
 
-    Returns:
-        An iterator over (images float (n, channels, height, width), labels int64 (n,)).
-
     >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
     >>> [len(labels) for _, labels in batches(data, 2, domain="photo", num_classes=5)]
     [2, 2, 1]
@@ -257,12 +241,8 @@ def check_batch(
 ) -> None:
     """Raise an error unless images are float (n, channels, height, width) and labels int64 (n,).
 
-    Args:
-        images: The images.
-        labels: The labels.
-        where: The beginning of the error message, such as "domain 'photo', batch 3".
-        shape: If given, the (channels, height, width) the images must have.
-        num_classes: If given, labels must lie in [0, num_classes).
+    It begins with ``where``. If given, ``shape`` is what an image must have, and labels must lie in
+    [0, num_classes).
 
     >>> check_batch(torch.rand(2, 3, 8, 8), torch.tensor([1, 7]), where="here", num_classes=5)
     Traceback (most recent call last):

@@ -146,23 +146,17 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
     """Return by how much confidence and accuracy differ, on average over bins of confidence.
 
+    That is Σ_m (n_m / n) · |accuracy_m − confidence_m|, from 0 (calibrated) to 1; bin m of ``bins``
+    holds confidences in ((m - 1) / bins, m / bins] (Guo et al., "On calibration of modern neural
+    networks", ICML 2017, equation 3).
+
     Args:
         confidence: Probability of the predicted class, float (n,), from 0 to 1.
         correct: Whether the prediction was right, bool (n,).
-        bins: Number of bins of equal width; bin m holds confidences in ((m - 1) / bins, m / bins].
+        bins: Number of bins of equal width, at least 1.
 
-    Returns:
-        Σ_m (n_m / n) · |accuracy_m − confidence_m|, from 0 (calibrated) to 1.
-
-    Raises:
-        ValueError: No predictions, tensors of different lengths, or fewer than one bin.
-
-    Source:
-        Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
-
-    Example:
-        >>> expected_calibration_error(torch.tensor([1.0, 1.0]), torch.tensor([True, False]))
-        0.5
+    >>> expected_calibration_error(torch.tensor([1.0, 1.0]), torch.tensor([True, False]))
+    0.5
     """
     if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
         raise ValueError(

@@ -18,17 +18,8 @@ from dgprune_lite.checks import nearest_name
 def load_pretrained(model: nn.Module, name: str, weights: str | os.PathLike[str]) -> None:
     """Give a torchvision network pretrained weights, in place; a head of other size stays as it is.
 
-    Args:
-        model: The network, as ``build_model(name, num_classes)`` makes it.
-        name: Its name in torchvision.
-        weights: "DEFAULT" for torchvision's best ImageNet weights, another of its names
-            ("IMAGENET1K_V1"; DomainBed's resnets start from these), or a file with a state
-            dictionary of the network: .safetensors, or .pth as torchvision offers it for download.
-
-    Raises:
-        ConnectionError: torchvision's weights are neither downloaded yet nor can be.
-        FileNotFoundError: There is no such file.
-        ValueError: The weights are unknown, the file is damaged, or they do not fit.
+    Arguments and errors are those of ``build_model``: ``weights`` is "DEFAULT", another of
+    torchvision's names, or a file (.safetensors, or .pth as torchvision offers it for download).
     """
     import torchvision.models
 

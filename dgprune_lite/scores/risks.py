@@ -195,7 +195,7 @@ def domain_statistics(
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
     check_graph(model, graph)
-    named_domains(data, "data")
+    data = named_domains(data, "data")
     if not graph.num_filters:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
         raise ValueError(f"no filter of this network can be removed exactly ({reasons})")
