@@ -54,7 +54,7 @@ def compare(body, plain, order, norm):
     """Statistics of two networks that compute the same in different ways."""
     one, other = Net(body, norm), Net(plain, norm)
     torch.testing.assert_close(one(IMAGES), other(IMAGES))
-    graph = dg.trace_channels(other, IMAGES)
+    graph = dg.trace_channels(one, IMAGES)
     before = fingerprint(one)
     found = dg.domain_statistics(one, graph, DATA, order=order, batch_size=3)
     assert_same(before, fingerprint(one))
@@ -97,7 +97,25 @@ def twice_itself(net, x):
     return net.two(x)
 
 
+def some_set_to_zero(net, x):
+    x = net.one(x)
+    x[:, :4] = 0
+    return net.two(x.relu())
+
+
+def some_set_to_zero_behind_relu(net, x):
+    x = net.one(x).relu()
+    x[:, :4] = 0
+    return net.two(x)
+
+
+def masked(net, x):
+    return net.two(net.one(x).relu() * torch.tensor([0, 0, 0, 0, 1, 1])[:, None, None])
+
+
 IN_PLACE = {
+    "x[:, :4] = 0": (some_set_to_zero, masked),
+    "x[:, :4] = 0 behind a ReLU": (some_set_to_zero_behind_relu, masked),
     "x += y behind a ReLU": (
         added_behind_relu,
         lambda net, x: (h := F.relu(net.one(x))) + net.two(h),
@@ -113,7 +131,7 @@ IN_PLACE = {
 }
 
 
-@pytest.mark.parametrize("order", ["first", "fisher"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_activations_that_are_changed_in_place(name, norm, order):
@@ -133,7 +151,7 @@ def reentrant(net, x):
 @pytest.mark.parametrize("body", [without_gradients, reentrant])
 def test_layers_without_gradients_are_named(body):
     model = Net(body)
-    graph = dg.trace_channels(Net(chain), IMAGES)
+    graph = dg.trace_channels(model, IMAGES)
     before = fingerprint(model)
     with pytest.raises(ValueError, match=r"na runs without gradients.*use_reentrant=False"):
         dg.domain_statistics(model, graph, DATA)
@@ -162,17 +180,11 @@ class Returns(nn.Module):
 
     def __init__(self, kind):
         super().__init__()
-        self.net, self.kind = Net(chain).float(), kind
+        self.net, self.kind = Net(chain), kind
 
     def forward(self, x):
         logits = self.net(x)
         return self.kind(logits, logits * 2)
-
-
-FLOATS = {
-    name: TensorDataset(x.float(), y)
-    for name, (x, y) in ((name, part.tensors) for name, part in DATA.items())
-}
 
 
 @pytest.mark.parametrize(
@@ -182,25 +194,25 @@ FLOATS = {
 )  # fmt: skip
 def test_logits_are_found_in_what_a_network_returns(kind, logits):
     plain, model = Returns(lambda logits, _: logits), Returns(kind)
-    graph = dg.trace_channels(plain, IMAGES.float())
+    graph = dg.trace_channels(plain, IMAGES)
     for order in ORDERS:
-        expected = dg.domain_statistics(plain, graph, FLOATS, order=order)
-        found = dg.domain_statistics(model, graph, FLOATS, order=order, logits=logits)
+        expected = dg.domain_statistics(plain, graph, DATA, order=order)
+        found = dg.domain_statistics(model, graph, DATA, order=order, logits=logits)
         assert_same_statistics(found, expected)
-    _, expected = dg.gate_gradients_per_image(plain, graph, IMAGES.float(), LABELS)
-    _, found = dg.gate_gradients_per_image(model, graph, IMAGES.float(), LABELS, logits=logits)
+    _, expected = dg.gate_gradients_per_image(plain, graph, IMAGES, LABELS)
+    _, found = dg.gate_gradients_per_image(model, graph, IMAGES, LABELS, logits=logits)
     assert torch.equal(found, expected)
     for network, how in ((plain, None), (model, logits)):
-        dg.recalibrate_batchnorm(network, FLOATS, logits=how)
-        dg.fit(network, FLOATS, steps=2, batch_size=2, logits=how)
-    frames = dg.evaluate(plain, FLOATS), dg.evaluate(model, FLOATS, logits=logits)
+        dg.recalibrate_batchnorm(network, DATA, logits=how)
+        dg.fit(network, DATA, steps=2, batch_size=2, logits=how)
+    frames = dg.evaluate(plain, DATA), dg.evaluate(model, DATA, logits=logits)
     assert frames[0].equals(frames[1])
 
 
 @pytest.mark.parametrize("output", [None, {"a": 1}, "logits"])
 def test_no_logits(output):
     model = Returns(lambda *_: output)
-    graph = dg.trace_channels(Returns(lambda logits, _: logits), IMAGES.float())
+    graph = dg.trace_channels(Returns(lambda logits, _: logits), IMAGES)
     message = r"the model returns a .* in which no logits are found; .*logits=lambda output"
     calls = (
         dg.evaluate,
@@ -209,4 +221,4 @@ def test_no_logits(output):
     )
     for call in calls:
         with pytest.raises(TypeError, match=message):
-            call(model, FLOATS)
+            call(model, DATA)
