@@ -149,10 +149,12 @@ def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
 _STAYS = np.ones(1, dtype=bool)
 
 
-def weight_of(model: nn.Module, name: str) -> Tensor | None:
-    """The weight of a layer, or the parameter of that name itself; KeyError where none is."""
+def weight_of(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
+    """The weight of a layer, or the parameter of that name itself; KeyError where none is.
+
+    ``modules`` are the network's, by name.
+    """
     owner, _, key = name.rpartition(".")
-    modules = dict(model.named_modules())
     if name in modules:
         weight = getattr(modules[name], "weight", None)
         return weight if isinstance(weight, Tensor) else None
@@ -162,9 +164,10 @@ def weight_of(model: nn.Module, name: str) -> Tensor | None:
 
 def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Say where ``model`` does not have the layers, by name, with weights of these shapes."""
+    modules = dict(model.named_modules())
     for name, expected in shapes.items():
         try:
-            weight = weight_of(model, name)
+            weight = weight_of(modules, name)
             found = () if weight is None else tuple(weight.shape)
         except KeyError:
             found = None

@@ -10,6 +10,7 @@ import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from dgprune_lite.channels.graph import filters_first, misfit
+from dgprune_lite.channels.graph import misfit, weight_of
 from dgprune_lite.files import write_atomically
 from dgprune_lite.pruning.plans import PruningPlan
 from dgprune_lite.pruning.surgery import Cut, smaller_copy
@@ -48,14 +49,21 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
         raise TypeError(f"plan is {plan!r:.80}, expected the PruningPlan of this network")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save to {str(path)!r}: make the folder {path.parent}")
-    expected = plan.to_frame().set_index("module")["channels_after"]
+    removed = plan.graph.join(plan.kept_gates).numpy() == 0
     modules = dict(small.named_modules())
-    for name in plan.cuts:
-        shape = _shape(modules, name)
-        if shape is None or shape[:1] not in ((), (expected[name],)):
+    for name, cut in plan.cuts.items():
+        channels, inputs = plan.graph.layers[name].widths(removed)
+        try:
+            weight = weight_of(modules, name)
+            fits = weight is None or weight.numel() == channels * inputs * prod(
+                cut.weight_shape[2:]
+            )
+        except KeyError:
+            fits = False
+        if not fits:
             raise ValueError(
-                f"the network does not fit the plan at {name!r}: expected "
-                f"{expected[name]} channels. Save the network that plan.apply returned"
+                f"the network does not fit the plan at {name!r}: expected {channels} channels. "
+                "Save the network that plan.apply returned"
             )
     header: dict[str, Any] = {
         "format": FORMAT,
@@ -110,15 +118,21 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}: save a pruned network there first")
     header, tensors = _read(path)
-    cuts = _cuts(header["cuts"], path)
     model = model_factory()
     check_model(model)
-    if problem := misfit(model, {name: cut.weight_shape for name, cut in cuts.items()}):
+    try:
+        cuts = {
+            name: Cut(**{key: tuple(operator.index(i) for i in part) for key, part in one.items()})
+            for name, one in header["cuts"].items()
+        }
+        problem = misfit(model, {name: cut.weight_shape for name, cut in cuts.items()})
+        small = model if problem else smaller_copy(model, cuts)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is damaged: its header holds no valid cuts ({error})"
+        ) from error
+    if problem:
         raise ValueError(f"{path.name} was pruned from another network: {problem}")
-    modules = dict(model.named_modules())
-    for name, cut in cuts.items():
-        _check_inside(name, cut, modules, path)
-    small = smaller_copy(model, cuts)
     try:
         state = _tied_as_in(small, tensors) | header.get("extra", {})
         small.load_state_dict(state, assign=True)  # in the file's precision
@@ -160,49 +174,6 @@ def _path(path: object) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path={path!r} must be a path such as 'small.safetensors'")
     return Path(path)
-
-
-def _cuts(records: Any, path: Path) -> dict[str, Cut]:
-    """The cuts of a header, or a ValueError where they are none."""
-    try:
-        cuts = {
-            name: Cut(**{key: tuple(operator.index(i) for i in part) for key, part in one.items()})
-            for name, one in records.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} is damaged: its header holds no valid cuts ({error})"
-        ) from error
-    return cuts
-
-
-def _shape(modules: dict[str, nn.Module], name: str) -> tuple[int, ...] | None:
-    """Entries of a layer's output and input axes, () for one that has only a number of channels.
-
-    None where there is no such layer.
-    """
-    if name not in modules:  # a parameter of its own, with one axis along channels
-        owner, _, key = name.rpartition(".")
-        own = vars(modules.get(owner, nn.Module()))
-        tensor = (own["_parameters"] | own["_buffers"]).get(key)
-        return None if tensor is None else (next((n for n in tensor.shape if n > 1), 1),)
-    tensor = getattr(modules[name], "weight", None)
-    if tensor is None:
-        tensor = getattr(modules[name], "running_mean", None)
-    return () if tensor is None else tuple(filters_first(modules[name], tensor).shape)
-
-
-def _check_inside(name: str, cut: Cut, modules: dict[str, nn.Module], path: Path) -> None:
-    """Raise a ValueError unless a layer has the entries that a header cuts out of it."""
-    shape = (*(_shape(modules, name) or ()), 0)  # with one axis it has no inputs
-    if len(shape) == 1:
-        return
-    for size, lost in zip(shape, [cut.out, cut.into], strict=False):
-        if wrong := [i for i in lost if not 0 <= i < size]:
-            raise ValueError(
-                f"{path.name} is damaged: its header holds no valid cuts ({name!r} has {size} "
-                f"entries along an axis that is to lose number {wrong[0]})"
-            )
 
 
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:

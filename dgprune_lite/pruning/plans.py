@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgprune_lite.channels.graph import ChannelGraph, keep_mask
+from dgprune_lite.channels.graph import ChannelGraph, keep_mask, misfit
 from dgprune_lite.pruning.surgery import Cut, smaller_copy
 from dgprune_lite.pruning.verification import check_applied
 from dgprune_lite.running import check_unwrapped
@@ -135,6 +135,11 @@ class PruningPlan:
                 something else than it should, and which layers are to be left out.
         """
         check_unwrapped(model)
+        if problem := misfit(model, {name: cut.weight_shape for name, cut in self.cuts.items()}):
+            raise ValueError(
+                f"the plan is for another model: {problem}. Make the plan with the graph of this "
+                "model"
+            )
         small = smaller_copy(model, self.cuts)
         if check:
             check_applied(model, small, self)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dgprune_lite.channels.graph import filters_first, misfit
+from dgprune_lite.channels.graph import filters_first
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,18 @@ BLOCK = 2**18
 
 
 def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
-    """A copy of ``model`` without what ``cuts`` (module name to :class:`Cut`) take away."""
-    shapes = {name: cut.weight_shape for name, cut in cuts.items()}
-    if problem := misfit(model, shapes):
-        raise ValueError(
-            f"the plan is for another model: {problem}. Make the plan with the graph of this model"
-        )
+    """A copy of ``model``, which has these layers, without what ``cuts`` take away from them.
+
+    Raises:
+        ValueError: A layer has no entry that it is to lose.
+    """
     modules = dict(model.named_modules())
     memo: dict[int, Any] = {}  # the copy takes the smaller tensors in place of the whole ones
     for name, cut in cuts.items():
-        memo.update((id(whole), part) for whole, part in _smaller(modules, name, cut))
+        try:
+            memo.update((id(whole), part) for whole, part in _smaller(modules, name, cut))
+        except IndexError as error:
+            raise ValueError(f"{name!r} has {error}") from None
     small = copied(model, memo)
     modules = dict(small.named_modules())
     for name, cut in cuts.items():
@@ -136,7 +138,7 @@ def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
     """A copy of some rows, without some columns: entries of the first and the second axis."""
     if not without:
         return tensor.index_select(0, rows)
-    columns = _others(without, tensor.shape[1], tensor.device)
+    columns = _others(without, tensor.shape[1] if tensor.ndim > 1 else 0, tensor.device)
     part = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
     step = max(1, BLOCK // tensor[0].numel())
     # One piece of memory for all: asked for block by block, three times as much stays taken.
@@ -149,7 +151,9 @@ def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
 
 
 def _others(indices: Sequence[int], size: int, device: torch.device) -> Tensor:
-    """All of ``size`` indices but these."""
+    """All of ``size`` indices but these, or an IndexError."""
+    if wrong := [index for index in indices if not 0 <= index < size]:
+        raise IndexError(f"{size} entries along an axis that is to lose number {wrong[0]}")
     keep = np.ones(size, dtype=bool)
     keep[list(indices)] = False
     return torch.from_numpy(np.flatnonzero(keep)).to(device)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from dgprune_lite.channels.graph import ChannelGraph, keep_mask
+from dgprune_lite.channels.tape import outputs_in
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.running import check_unwrapped, device_of, evaluating, in_dtype_of
 from dgprune_lite.scores.gates import gated
@@ -96,7 +96,7 @@ def _run(
     values = [value.clone() for value in batch]  # some change their input in place
     gate = nullcontext() if gates is None else gated(network, graph, gates)
     with full_float32(), torch.no_grad(), evaluating(network), gate:
-        return tensors_in(network(*values))
+        return list(outputs_in(network(*values)))
 
 
 def _compare(
@@ -212,30 +212,4 @@ def _layer_outputs(
     finally:
         for handle in handles:
             handle.remove()
-    return found
-
-
-def tensors_in(output: Any) -> list[Tensor]:
-    """All tensors in what a network returns: in containers, dataclasses, other objects.
-
-    >>> from types import SimpleNamespace
-    >>> len(tensors_in({"a": [torch.ones(2)], "b": SimpleNamespace(logits=torch.zeros(1))}))
-    2
-    """
-    found: list[Tensor] = []
-    seen: set[int] = set()
-
-    def search(value: Any) -> None:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif id(value) not in seen and not isinstance(value, nn.Module | type | str | bytes):
-            seen.add(id(value))
-            parts = [part for part in tree_leaves(value) if part is not value]
-            slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
-            names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
-            parts += [getattr(value, name, None) for name in names]
-            for part in [*parts, *getattr(value, "__dict__", {}).values()]:
-                search(part)
-
-    search(output)
     return found
