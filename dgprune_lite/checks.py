@@ -24,13 +24,7 @@ def nearest_name(name: object, known: Iterable[str]) -> str:
 
 
 def whole_number(name: str, value: Any, least: int = 0) -> int:
-    """Return a setting as an int, NumPy's welcome, or say that it is none or too small.
-
-    >>> whole_number("seed", -1)
-    Traceback (most recent call last):
-        ...
-    ValueError: seed is -1; expected a whole number of at least 0
-    """
+    """Return a setting as an int, NumPy's welcome, or say that it is none or too small."""
     expected = f"expected a whole number of at least {least}"
     try:
         if isinstance(value, bool):
@@ -77,10 +71,7 @@ def _as_dataset(data: Any, argument: str) -> Dataset:
 
 
 def require(what: str, *packages: str, extra: str) -> None:
-    """Raise an ImportError that says what to install for ``what`` if a package is missing.
-
-    >>> require("arithmetic", "math", extra="study")
-    """
+    """Raise an ImportError that says what to install for ``what`` if a package is missing."""
     for package in packages:
         try:
             importlib.import_module(package)

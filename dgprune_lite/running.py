@@ -23,13 +23,7 @@ def check_model(model: object) -> None:
 
 
 def check_unwrapped(model: object) -> None:
-    """Raise a TypeError unless it is a network whose layers have their own names and code.
-
-    >>> check_unwrapped(nn.DataParallel(nn.Linear(3, 2)))
-    Traceback (most recent call last):
-        ...
-    TypeError: model is wrapped in DataParallel: pass the network inside, model.module
-    """
+    """Raise a TypeError unless it is a network whose layers have their own names and code."""
     check_model(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
@@ -65,14 +59,7 @@ def count_classes(model: nn.Module, images: Tensor, logits: Logits | None = None
 
 @contextmanager
 def modes_as_found(model: nn.Module) -> Iterator[None]:
-    """Give every module its train/eval mode back at the end of a `with` block, error or not.
-
-    >>> network = nn.Sequential(nn.Linear(2, 2), nn.Dropout().eval())
-    >>> with modes_as_found(network):
-    ...     network = network.train()
-    >>> network.training, network[1].training
-    (True, False)
-    """
+    """Give every module its train/eval mode back at the end of a `with` block, error or not."""
     found = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -123,13 +110,7 @@ def in_dtype_of(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def check_precision(precision: str, device: torch.device | str) -> None:
-    """Refuse a precision that is unknown, or that a device cannot compute in.
-
-    >>> check_precision("float16", "cpu")
-    Traceback (most recent call last):
-        ...
-    ValueError: precision='float16' needs a CUDA device, not 'cpu'; use 'bfloat16' or 'float32'
-    """
+    """Refuse a precision that is unknown, or that a device cannot compute in."""
     kind = torch.device(device).type
     if precision == "float32":
         return
@@ -157,9 +138,6 @@ def logits_of(
 
     The loss that is made of them is therefore computed, and summed, in float32. Args: see
     `find_logits`.
-
-    >>> logits_of(nn.Linear(3, 2), torch.ones(1, 3), "bfloat16").dtype
-    torch.float32
     """
     if precision == "float32":
         output = model(images)

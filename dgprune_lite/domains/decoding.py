@@ -28,11 +28,7 @@ def load_rgb(path: str | os.PathLike[str]) -> Image:
 
 
 def as_rgb(image: Image) -> Image:
-    """Convert a PIL image to RGB: upright, 16 bits of grey scaled to 8.
-
-    Raises:
-        ValueError: Its values are floats or 32-bit integers, whose range nothing tells.
-    """
+    """Convert a PIL image to RGB: upright, 16 bits of grey scaled to 8."""
     from PIL import Image, ImageOps
 
     image.load()

@@ -107,11 +107,7 @@ def read_arrays(path: Path, sha256: str) -> dict[str, NDArray]:
 
 @lru_cache(maxsize=1)
 def recorded_checksums() -> dict[str, str]:
-    """SHA-256 of "digits_lite.npz" and, by name, of each domain's images and then labels.
-
-    >>> sorted(recorded_checksums())
-    ['digits_lite.npz', 'mnist', 'mnist_m', 'optdigits', 'syn']
-    """
+    """SHA-256 of "digits_lite.npz" and, by name, of each domain's images and then labels."""
     checksums: dict[str, str] = json.loads(CHECKSUM_FILE.read_text(encoding="utf-8"))
     return checksums
 
@@ -124,12 +120,7 @@ def embedded_arrays() -> dict[str, NDArray]:
 
 @lru_cache(maxsize=4)
 def composed(name: str) -> tuple[Bytes, Bytes]:
-    """Images (n, 28, 28, 3) and labels (n,) of one domain, composed once and not writeable.
-
-    >>> images, labels = composed("syn")
-    >>> images.shape, images.flags.writeable
-    ((2400, 28, 28, 3), False)
-    """
+    """Images (n, 28, 28, 3) and labels (n,) of one domain, composed once and not writeable."""
     images, labels = compose(name, embedded_arrays())
     images.flags.writeable = labels.flags.writeable = False
     return images, labels

@@ -235,11 +235,7 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
 
 
 def listed(what: str, names: list[str]) -> str:
-    """Return "the file 'a'" or "2 files 'a', 'b'", the first ten of them by name.
-
-    >>> listed("file", ["a", "b"])
-    "2 files 'a', 'b'"
-    """
+    """Return "the file 'a'" or "2 files 'a', 'b'", the first ten of them by name."""
     number = f"the {what}" if len(names) == 1 else f"{len(names)} {what}s"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{number} {', '.join(map(repr, names[:SHOWN]))}{more}"

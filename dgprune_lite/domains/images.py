@@ -110,11 +110,6 @@ def draw_augmentation(image: Image, size: int) -> Callable[[Image], Image]:
     cases; brightness, contrast, saturation (factors from 0.7 to 1.3) and hue (up to 0.3 of a turn)
     in random order; grey in one case of ten (Gulrajani and Lopez-Paz, ICLR 2021, appendix on data
     augmentation). Drawn with PyTorch's global generator; the function returned draws nothing.
-
-    >>> from PIL import Image
-    >>> image = Image.new("RGB", (30, 20))
-    >>> draw_augmentation(image, size=8)(image).size
-    (8, 8)
     """
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional as F
@@ -136,11 +131,7 @@ def draw_augmentation(image: Image, size: int) -> Callable[[Image], Image]:
 
 
 def balanced_indices(labels: Sequence[int], limit: int, name: str, seed: int) -> list[int]:
-    """Draw at most ``limit`` images of a domain, equally many of every class as far as they last.
-
-    >>> balanced_indices([0, 0, 0, 0, 0, 1], limit=4, name="photo", seed=0)[-1]
-    5
-    """
+    """Draw at most ``limit`` images of a domain, equally many of each class where there are."""
     drawn: Counter[int] = Counter()
     ranked = []
     for index in domain_permutation(f"{name}/limit", len(labels), seed).tolist():

@@ -21,11 +21,7 @@ KEYS = (("pixel_values", "image"), ("label", "labels"))
 
 
 def count(dataset: Dataset, domain: str = "?") -> int:
-    """Return how many images a dataset has, or say that it has no length.
-
-    >>> count(TensorDataset(torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.long)))
-    5
-    """
+    """Return how many images a dataset has, or say that it has no length."""
     try:
         return len(cast(Sized, dataset))
     except TypeError as error:
@@ -42,16 +38,6 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> Pair:
     samples at once if it has ``__getitems__`` (as PyTorch's ``DataLoader`` does), or else for one
     after another. A sample is (image, label), or (image, label, metadata) as in WILDS, or a dict as
     on the Hugging Face hub: "image" or "pixel_values", and "label".
-
-    Raises:
-        IndexError: An index lies outside the dataset.
-        ValueError: The images differ in shape, or no index is given for images not in memory.
-        TypeError: A sample is something else, or its image no tensor (a PIL image, say).
-
-    >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
-    >>> images, labels = fetch(data, [4, 0])
-    >>> images.shape, labels
-    (torch.Size([2, 3, 8, 8]), tensor([4, 0]))
     """
     if isinstance(dataset, ImageTensors):
         return dataset.batch(indices)
@@ -102,11 +88,7 @@ def _image_and_label(sample: Any, dataset: str) -> tuple[Any, Any]:
 
 
 def in_memory(dataset: Dataset) -> bool:
-    """Whether ``fetch`` indexes the images as one tensor.
-
-    >>> in_memory(TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5)))
-    True
-    """
+    """Whether ``fetch`` indexes the images as one tensor."""
     if type(dataset) is Subset:
         return in_memory(dataset.dataset)
     if type(dataset) is TensorDataset:
@@ -243,11 +225,6 @@ def check_batch(
 
     It begins with ``where``. If given, ``shape`` is what an image must have, and labels must lie in
     [0, num_classes).
-
-    >>> check_batch(torch.rand(2, 3, 8, 8), torch.tensor([1, 7]), where="here", num_classes=5)
-    Traceback (most recent call last):
-        ...
-    ValueError: here: label 7 lies outside [0, 5); expected labels from 0 to 4
     """
     kinds = [getattr(part, "dtype", type(part).__name__) for part in (images, labels)]
     if not isinstance(images, Tensor) or not images.is_floating_point():

@@ -39,12 +39,7 @@ def svhn_images(root: Folder, download: bool = False) -> tuple[Bytes, Bytes]:
 
 
 def embedded_scans() -> tuple[Bytes, Bytes]:
-    """Return the 4800 MNIST scans of ``DigitsLite``, uint8 (4800, 28, 28), and their digits.
-
-    >>> scans, digits = embedded_scans()
-    >>> scans.shape, digits.shape
-    ((4800, 28, 28), (4800,))
-    """
+    """Return the 4800 MNIST scans of ``DigitsLite``, uint8 (4800, 28, 28), and their digits."""
     arrays = embedded_arrays()
     scans = np.concatenate([arrays["mnist_scans"], arrays["mnist_m_scans"]])
     return scans, np.concatenate([arrays["mnist_labels"], arrays["mnist_m_labels"]])
@@ -70,14 +65,7 @@ def mnist_or_embedded(root: Folder | None, download: bool) -> tuple[Bytes, NDArr
 def _read(
     name: str, dataset: Callable[..., Any], root: Folder, download: bool, **options: Any
 ) -> Any:
-    """Open a data set of torchvision, with an error of its own kind for each thing that is wrong.
-
-    Raises:
-        FileNotFoundError: The files are not there and ``download`` is False.
-        ConnectionError: They cannot be downloaded.
-        ValueError: A file is damaged.
-        ImportError: SciPy is missing, with which torchvision reads SVHN.
-    """
+    """Open a data set of torchvision, with an error of its own for each thing that is wrong."""
     try:
         return dataset(root, download=download, **options)
     except ImportError as error:

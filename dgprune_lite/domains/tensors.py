@@ -20,12 +20,7 @@ GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.60
 
 
 def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
-    """Copy a tensor to a device; to a GPU by way of pinned memory, without waiting for it.
-
-    Example:
-        >>> to_device(torch.zeros(2), "cpu")
-        tensor([0., 0.])
-    """
+    """Copy a tensor to a device; to a GPU by way of pinned memory, without waiting for it."""
     if is_gpu(device) and not tensor.is_cuda:
         pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
         return pinned.to(device, non_blocking=True)
@@ -103,9 +98,6 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     brightness (there in HSV): one resampling and one linear map of colours for the batch.
     ``images`` (n, 3, height, width) in [0, 1] are left alone; ``generator`` is of the CPU, whatever
     the device, so that draws are equal everywhere.
-
-    >>> augment(torch.rand(2, 3, 8, 8), torch.Generator().manual_seed(0)).shape
-    torch.Size([2, 3, 8, 8])
     """
     number = len(images)
 
@@ -137,11 +129,6 @@ def colour_maps(bright: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:
 
     In brightness and two differences of colour (YIQ), the hue is an angle and the saturation a
     length.
-
-    >>> colour_maps(torch.ones(1), torch.ones(1), torch.zeros(1)).round(decimals=4).abs()
-    tensor([[[1., 0., 0.],
-             [0., 1., 0.],
-             [0., 0., 1.]]])
     """
     to_yiq = torch.tensor([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
     cos, sin = saturation * (2 * math.pi * turn).cos(), saturation * (2 * math.pi * turn).sin()

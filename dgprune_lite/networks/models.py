@@ -26,20 +26,7 @@ FORMAT = "dgprune_lite-model-1"
 
 
 def digits_cnn(num_classes: int = 10, width: int = 32, in_channels: int = 3) -> nn.Module:
-    """Return a plain network for 28 × 28 digits: three convolutions and a linear layer.
-
-    Args:
-        num_classes: Outputs of the network.
-        width: Filters of the first convolution; the second and third have twice as many.
-        in_channels: Channels of the images.
-
-    Returns:
-        A module from images (batch, in_channels, 28, 28) to logits (batch, num_classes).
-
-    Example:
-        >>> digits_cnn(width=4)(torch.zeros(2, 3, 28, 28)).shape
-        torch.Size([2, 10])
-    """
+    """Return a plain network for 28 × 28 digits: three convolutions and a linear layer."""
     network, channels = DigitsCNN(), in_channels
     for number, filters in enumerate((width, 2 * width, 2 * width), start=1):
         # (batch, channels, side, side) -> (batch, filters, side // 2, side // 2)
@@ -116,24 +103,7 @@ class DigitsResNet(nn.Module):
 
 
 def digits_resnet(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> nn.Module:
-    """Return a small residual network for digits: where filters stand and fall together.
-
-    Args:
-        num_classes: Outputs of the network.
-        width: Filters of the stem and the first stage; the stages have w, 2w and 4w.
-        in_channels: Channels of the images.
-
-    Returns:
-        A module from images (batch, in_channels, 28, 28) to logits (batch, num_classes); other
-        image sizes from 8 × 8 on work as well.
-
-    Source:
-        Basic blocks of He et al., "Deep residual learning for image recognition", CVPR 2016.
-
-    Example:
-        >>> digits_resnet(width=4)(torch.zeros(2, 3, 28, 28)).shape
-        torch.Size([2, 10])
-    """
+    """Return a small residual network for digits: where filters stand and fall together."""
     return DigitsResNet(num_classes, width, in_channels)
 
 
