@@ -73,9 +73,9 @@ def _switches() -> list[_Switch]:
             torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",)
         )
     ]
-    place: Any
-    for place in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        read, write = partial(getattr, place, "allow_tf32"), partial(setattr, place, "allow_tf32")
+    module: Any
+    for module in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        read, write = partial(getattr, module, "allow_tf32"), partial(setattr, module, "allow_tf32")
         switches.append(_Switch(read, write, (False,)))
     for backend, operation in (
         (torch.backends.cuda, "matmul"),
@@ -84,14 +84,14 @@ def _switches() -> list[_Switch]:
         (torch.backends.mkldnn, "matmul"),
         (torch.backends.mkldnn, "conv"),
     ):
-        place = getattr(backend, operation)
-        read = partial(getattr, place, "fp32_precision")
-        switches.append(_Switch(read, partial(_set_precision, place), ("ieee", "none")))
+        module = getattr(backend, operation)
+        read = partial(getattr, module, "fp32_precision")
+        switches.append(_Switch(read, partial(_set_precision, module), ("ieee", "none")))
     return switches
 
 
-def _set_precision(place: Any, value: str) -> None:
-    """Set ``fp32_precision``; where the value for all backends is that, it is followed on."""
-    place.fp32_precision = "none"
-    if place.fp32_precision != value:
-        place.fp32_precision = value
+def _set_precision(module: Any, value: str) -> None:
+    """Set ``fp32_precision``, but leave it at "none" where the value for all backends is that."""
+    module.fp32_precision = "none"
+    if module.fp32_precision != value:
+        module.fp32_precision = value

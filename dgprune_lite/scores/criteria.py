@@ -1,8 +1,7 @@
 """One function a criterion: weights and domain statistics in, one importance a filter out.
 
-High importance means keep. A criterion sees the model, its channel graph and the statistics of
-the *source* domains, nothing else. To add one, write a function with the signature of those
-below and decorate it with :func:`criterion`.
+High importance means keep. To add one, write a function with the signature of those below and
+decorate it with :func:`criterion`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import ChannelGraph, filters_first
 from dgprune_lite.checks import nearest_name
-from dgprune_lite.running import check_model
 from dgprune_lite.scores.gates import check_graph
 from dgprune_lite.scores.risks import DomainStatistics
 
@@ -57,9 +55,8 @@ def score(
     """Score every filter by a criterion.
 
     Args:
-        criterion: A name in ``CRITERIA``: random, l1, l2, bn_scale, fpgm, taylor, fisher,
-            risk_variance, risk_gradient, risk_objective, worst_domain, bn_scale_and_risk, or
-            one you registered.
+        criterion: random, l1, l2, bn_scale, fpgm, taylor, fisher, risk_variance, risk_gradient,
+            risk_objective, worst_domain, bn_scale_and_risk, or one you registered.
         model: The network that ``graph`` was traced from; only read.
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
         stats: From :func:`~dgprune_lite.scores.risks.domain_statistics`, on source domains; not
@@ -85,7 +82,6 @@ def score(
             f"criterion={criterion!r} is unknown.{nearest_name(criterion, CRITERIA)} "
             f"Known: {', '.join(sorted(CRITERIA))}"
         )
-    check_model(model)
     check_graph(model, graph)
     if criterion in NEEDS_STATISTICS:
         if stats is None:
@@ -93,10 +89,10 @@ def score(
                 f"criterion {criterion!r} needs statistics of the source domains: "
                 "pass stats=domain_statistics(model, graph, split.train)"
             )
-        if stats.gradient_sum.shape[1] != graph.num_filters:
+        if (found := stats.gradient_sum.shape[1]) != graph.num_filters:
             raise ValueError(
-                f"the statistics hold {stats.gradient_sum.shape[1]} filters, the graph "
-                f"{graph.num_filters}: make them with this graph"
+                f"the statistics hold {found} filters, the graph {graph.num_filters}: "
+                "make them with this graph"
             )
     with torch.no_grad():
         values = CRITERIA[criterion](model, graph, stats, **options)
@@ -107,9 +103,6 @@ def score(
             f"({graph.num_filters},) finite importances"
         )
     return graph.split(values.double().cpu())
-
-
-# --- Criteria that look at weights alone -------------------------------------------------
 
 
 @criterion("random", statistics=False)
@@ -133,18 +126,18 @@ def _filters(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[np.ndarray
 def _power_sums(
     model: nn.Module, graph: ChannelGraph, power: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """For each layer with filters: their units and Σ |weight|^power of their channels, float64."""
-    # One piece of memory for all: asked for block by block, three times as much stays taken.
-    room = torch.empty(0, dtype=torch.float64)
+    """For every layer with filters: their units and Σ |weight|^power, float64 (channels,)."""
+    # One buffer for all: asked for block by block, three times as much memory stays taken.
+    buffer = torch.empty(0, dtype=torch.float64)
     for units, rows in _filters(model, graph):
         channels, size = rows.shape
         step = max(1, 2**18 // size)  # so many fit the cache in float64
-        if room.numel() < step * size or room.device != rows.device:
-            room = torch.empty(step * size, dtype=torch.float64, device=rows.device)
+        if buffer.numel() < step * size or buffer.device != rows.device:
+            buffer = torch.empty(step * size, dtype=torch.float64, device=rows.device)
         sums = torch.empty(channels, dtype=torch.float64, device=rows.device)
         for start in range(0, channels, step):
             block = rows[start : start + step]
-            weights = room[: block.numel()].view(block.shape).copy_(block)
+            weights = buffer[: block.numel()].view(block.shape).copy_(block)
             weights = weights.abs_() if power == 1 else weights.square_()
             torch.sum(weights, dim=1, out=sums[start : start + step])
         yield units, sums
@@ -203,9 +196,6 @@ def fpgm(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) 
     return _sum_over_layers(graph, ((u, torch.cdist(w, w).sum(1)) for u, w in rows))
 
 
-# --- Criteria that look at the risk of the domains together ------------------------------
-
-
 @criterion("taylor")
 def taylor(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics) -> Tensor:
     """(mean_d J_dm)²: squared gate gradient. Source: Molchanov et al. 2019, eq. 8."""
@@ -218,15 +208,16 @@ def fisher(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics) -> Te
     return stats.fisher.mean(0)
 
 
-# --- Criteria that look at how the risk changes *between* domains ------------------------
-
-
-def _several_domains(stats: DomainStatistics, name: str) -> None:
+def _check_variance(stats: DomainStatistics, name: str, **weights: float) -> None:
+    """Raise a ValueError for a single domain, or a weight that is negative or not finite."""
     if len(stats.domains) < 2:
         raise ValueError(
             f"{name} needs at least two source domains to take a variance over, got "
             f"{len(stats.domains)}: {', '.join(stats.domains)}"
         )
+    for weight, value in weights.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{weight}={value!r} must be a number of at least 0")
 
 
 @criterion("risk_variance")
@@ -247,8 +238,7 @@ def risk_variance(
     the change of risk when the filter goes.
 
     Args:
-        order: How Δ is estimated, see
-            :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
+        order: See :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
         mean_weight: a ≥ 0.
         variance_weight: b ≥ 0, σ²·D in the derivation.
         normalize: Whether to divide each domain's Δ by its mean magnitude over all filters first,
@@ -259,13 +249,11 @@ def risk_variance(
     Source: our reading of Cai, Li and Kot 2022; derivation in chapter 5, from the affine mixtures
     of Krueger et al. 2021 (V-REx). The variance is the population variance, as there.
     """
-    _several_domains(stats, "risk_variance")
-    for name, value in (("mean_weight", mean_weight), ("variance_weight", variance_weight)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name}={value!r} must be a number of at least 0")
+    weights = {"mean_weight": mean_weight, "variance_weight": variance_weight}
+    _check_variance(stats, "risk_variance", **weights)
     change = stats.risk_change(order)  # (D, M)
     if normalize:
-        scale = change.abs().mean(1, keepdim=True)
+        scale = change.abs().mean(1, keepdim=True)  # (D, 1)
         change = change / torch.where(scale > 0, scale, 1)
     mean, variance = change.mean(0), change.var(0, unbiased=False)
     if reverse:
@@ -279,7 +267,7 @@ def risk_gradient(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics
 
     Source: chapter 5, the variance term of V-REx (Krueger et al. 2021) expanded at z = 1.
     """
-    _several_domains(stats, "risk_gradient")
+    _check_variance(stats, "risk_gradient")
     deviation = stats.risk - stats.risk.mean()
     return (2 * (deviation[:, None] * stats.gradient).mean(0)) ** 2
 
@@ -295,19 +283,15 @@ def risk_objective(
 ) -> Tensor:
     """Change of mean_d R_d + β·Var_d R_d when the filter goes; negative where that improves it.
 
-    Unlike the others this score has a sign: a filter that makes the domains' risks *differ* has
-    low importance. It suits domains that differ in how far a misleading cue holds.
+    Unlike the others it has a sign: a filter that makes the domains' risks *differ* counts little.
 
     Args:
-        order: How Δ is estimated, see
-            :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
+        order: See :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
         variance_weight: β ≥ 0.
 
     Source: chapter 5, the objective of V-REx (Krueger et al. 2021, eq. 8) with and without m.
     """
-    _several_domains(stats, "risk_objective")
-    if not 0 <= variance_weight < float("inf"):
-        raise ValueError(f"variance_weight={variance_weight!r} must be a number of at least 0")
+    _check_variance(stats, "risk_objective", variance_weight=variance_weight)
     change = stats.risk_change(order)  # (D, M)
     variance = (stats.risk[:, None] + change).var(0, unbiased=False)
     return change.mean(0) + variance_weight * (variance - stats.risk.var(unbiased=False))
@@ -333,8 +317,7 @@ def bn_scale_and_risk(
 ) -> Tensor:
     """Average of the filter's ranks in its group by bn_scale and by risk_variance, in (0, 1].
 
-    A prior that has seen no image, and what the images of the source domains say. Source: ours;
-    chapter 8 measures it. Arguments: see :func:`risk_variance`.
+    Args: See :func:`risk_variance`. Source: ours; chapter 8.
     """
     weights = {"mean_weight": mean_weight, "variance_weight": variance_weight}
     risk = risk_variance(model, graph, stats, order=order, **weights)
@@ -343,19 +326,19 @@ def bn_scale_and_risk(
 
 
 def _ranks(graph: ChannelGraph, values: Tensor) -> Tensor:
-    """Place in the filter's group over the group's size; the most important has 1."""
-
-    def places(part: Tensor) -> Tensor:
-        return (part.argsort(stable=True).argsort() + 1).double() / len(part)
-
-    return graph.join({name: places(part) for name, part in graph.split(values).items()})
+    """Rank in the filter's group over the group's size; the most important has 1."""
+    ranks = {
+        name: (part.argsort(stable=True).argsort() + 1).double() / len(part)
+        for name, part in graph.split(values).items()
+    }
+    return graph.join(ranks)
 
 
 def normalize_groups(scores: dict[str, Tensor]) -> dict[str, Tensor]:
     """Divide each group's scores by their Euclidean length, to rank filters of all groups together.
 
     Args:
-        scores: From :func:`score`.
+        scores: From :func:`score`; a group of zeros stays as it is.
 
     Source: Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient
     inference", section 2.2.

@@ -1,8 +1,6 @@
 """Scoring on several GPUs or machines: each process measures its share, and the sums are added up.
 
-All that a score needs of the data are sums over images (`DomainStatistics`), so that nothing else
-has to be exchanged: no gradients, no images, a few numbers for each filter at the end. What this
-file is *not*: training on several GPUs. On one machine with 4 GPUs, and on two::
+On one machine with 4 GPUs, and on two::
 
     torchrun --nproc-per-node 4 score.py
     torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 4 score.py
@@ -28,7 +26,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from dgprune_lite.channels.graph import ChannelGraph
@@ -60,7 +58,10 @@ def distributed_statistics(
         data: Domain name to the *whole* data set, from which each process reads its images only.
         order: As in :func:`~dgprune_lite.scores.risks.domain_statistics`.
         group: The processes; all by default.
-        options: ``batch_size``, ``precision``, ``workers``, ``progress``, as there.
+        options: ``batch_size``, ``precision``, ``workers``, ``logits``, ``progress``, as there.
+
+    Returns:
+        The statistics of all images, the same in every process.
 
     Raises:
         TypeError, ValueError: As :func:`~dgprune_lite.scores.risks.domain_statistics`, in the
@@ -83,7 +84,7 @@ def distributed_statistics(
     try:
         check_graph(model, graph)
         data = named_domains(data, "data")
-        task = (order, graph.num_filters, _checksum(model))
+        task = (order, graph.num_filters, checksum(model))
         task += tuple((name, count(dataset, name)) for name, dataset in data.items())
         mine = _share(model, graph, data, order, group, options)
     except Exception as found:  # told to the others, who would else wait for this process for ever
@@ -105,24 +106,19 @@ def _share(
     for name, dataset in data.items():
         images = count(dataset, name)
         if images and rank >= images:
-            parts.append(_nothing(name, graph.num_filters, order))
+            parts.append(_zeros(name, graph.num_filters, order))
             continue
         share = Subset(dataset, range(rank, images, world))
         parts.append(domain_statistics(model, graph, {name: share}, order=order, **options))
     return reduce(concatenate, parts)
 
 
-def _nothing(domain: str, filters: int, order: Order) -> DomainStatistics:
-    def zeros(*shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=torch.float64)
-
+def _zeros(domain: str, filters: int, order: Order) -> DomainStatistics:
+    """The statistics of no images."""
+    none, sums = torch.zeros(1, dtype=torch.int64), torch.zeros(1, filters, dtype=torch.float64)
+    fisher, ablation = order != "first", order == "exact"
     return DomainStatistics(
-        (domain,),
-        torch.zeros(1, dtype=torch.int64),
-        zeros(1),
-        zeros(1, filters),
-        None if order == "first" else zeros(1, filters),
-        zeros(1, filters) if order == "exact" else None,
+        (domain,), none, none.double(), sums, sums if fisher else None, sums if ablation else None
     )
 
 
@@ -132,11 +128,8 @@ def _gathered(
     error: Exception | None,
     group: dist.ProcessGroup | None,
 ) -> list[DomainStatistics]:
-    """The statistics of every process; an error in all if one failed, or was to do other things.
-
-    They lie on CPUs whatever the networks do, and are few. So they are sent as objects are, which
-    NCCL and Gloo both can (NCCL by way of the current CUDA device).
-    """
+    """The statistics of every process; an error in all if one failed, or was to do other things."""
+    # They are few, and on CPUs. So they are sent as objects, which NCCL and Gloo both can.
     message = None if error is None else f"{type(error).__name__}: {error}"
     reports: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(reports, (task, message, mine), group=group)
@@ -153,7 +146,7 @@ def _gathered(
     return [found for *_, found in reports]
 
 
-def _checksum(model: nn.Module) -> str:
+def checksum(model: nn.Module) -> str:
     """Sixteen digits that tell weights apart, the same on any kind of device."""
     digest = sha256()
     for name, tensor in model.state_dict().items():

@@ -252,10 +252,8 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 def along_channels(gate: Tensor, output: Tensor, kind: str) -> Tensor:
-    """View a gate (channels,) or (n, channels) so that it multiplies ``output``'s channels."""
-    if kind == "linear":
-        return gate if gate.ndim == 1 else gate.reshape(len(gate), *[1] * (output.ndim - 2), -1)
-    return gate.reshape(*gate.shape, *[1] * (output.ndim - 2))
+    """View gates (channels,) so that they multiply ``output``'s channels."""
+    return gate if kind == "linear" else gate.reshape(-1, *[1] * (output.ndim - 2))
 
 
 @contextmanager
@@ -285,8 +283,12 @@ def gated(
 
     Args:
         model: The network that ``graph`` was traced from.
-        graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
+        graph: From :func:`~dgprune_lite.channels.graph.trace_channels`; M filters.
         gates: Floats (M,), or a dict of group name to (filters,).
+
+    Raises:
+        TypeError: Something else than a network or its graph.
+        ValueError: A graph of another model, or another number of gates.
 
     >>> import torch, dgprune_lite as dg
     >>> model = dg.build_model("digits_cnn", width=4).eval()

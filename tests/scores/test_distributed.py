@@ -13,7 +13,7 @@ from networks import domains, network
 from torch.utils.data import Subset, TensorDataset
 
 import dgprune_lite as dg
-from dgprune_lite.scores.distributed import _checksum
+from dgprune_lite.scores.distributed import checksum
 from dgprune_lite.scores.risks import ORDERS
 
 # What `torchrun` starts twice. Domain "one" has fewer images than there are processes.
@@ -145,13 +145,13 @@ def test_the_checksum_sees_order_names_and_types():
     others[0].weight.data = linear.weight.data.flip(0)  # the same bytes in another order
     others[1].weight.data = linear.weight.data.view(3, 2)
     others[2] = torch.nn.Sequential(linear)
-    sums = {_checksum(model) for model in [linear, *others]}
+    sums = {checksum(model) for model in [linear, *others]}
     assert len(sums) == 4
-    assert _checksum(copy.deepcopy(linear)) in sums
+    assert checksum(copy.deepcopy(linear)) in sums
     others[0].weight = torch.nn.Parameter(linear.weight.view(torch.int32), requires_grad=False)
-    assert _checksum(others[0]) != _checksum(linear)  # the same bytes of another type
+    assert checksum(others[0]) != checksum(linear)  # the same bytes of another type
     rows = torch.nn.Conv2d(3, 8, 3)
-    assert _checksum(copy.deepcopy(rows).to(memory_format=torch.channels_last)) == _checksum(rows)
+    assert checksum(copy.deepcopy(rows).to(memory_format=torch.channels_last)) == checksum(rows)
 
 
 @pytest.mark.slow
