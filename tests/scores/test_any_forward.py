@@ -4,6 +4,7 @@ from collections import namedtuple
 from dataclasses import dataclass
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from networks import assert_same, fingerprint
@@ -76,6 +77,15 @@ def checkpointed(net, x):
 @pytest.mark.parametrize("norm", [True, False])
 def test_gradient_checkpointing(order, norm):
     compare(checkpointed, chain, order, norm)
+
+
+def test_checkpointing_of_timm():
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=5).double().eval()
+    graph = dg.trace_channels(model, IMAGES)
+    expected = dg.domain_statistics(model, graph, DATA)
+    model.set_grad_checkpointing()
+    assert_same_statistics(dg.domain_statistics(model, graph, DATA), expected)
 
 
 def added_behind_relu(net, x):
