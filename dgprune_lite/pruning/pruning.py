@@ -141,7 +141,7 @@ def prune(
         data: A :class:`~dgprune_lite.domains.splits.Split`, of which the held-out part of every
             source domain is scored on; or source domain name to data set, such as ``split.train``.
         criterion: See :func:`~dgprune_lite.scores.criteria.score`; ``options`` go to it. The
-            default is the plain score of the book; chapters 7 and 8 compare them.
+            default is the plain score of the book; chapters 7, 8 and 11 compare them.
         pruning_ratio: See :func:`plan_pruning`, also for ``global_pruning``, ``ignored_layers``,
             ``round_to``, ``max_pruning_ratio`` and the targets.
         example_inputs: One input batch, or a tuple of several inputs, which is brought to the
