@@ -150,7 +150,6 @@ class Ids:
         self.reasons: dict[int, str] = {}  # locked id to why
         self.records: dict[str, Record] = {}  # by module name, see `layer`
         self.used_gates: dict[str, None] = {}
-        self.rows: dict[int, Tensor] = {}  # id of a parameter or buffer to ids of its rows
         self.later: list[tuple[Tensor | None, Width, str]] = []  # what `settle` looks at
 
     def fresh(self, count: int) -> Tensor:
@@ -177,7 +176,7 @@ class Ids:
 
         ``reason`` is why those paired with FIXED cannot be removed.
         """
-        if a is b:
+        if a is b or (a.shape == b.shape and torch.equal(a, b)):
             return
         if a.shape != b.shape:
             a, b = torch.broadcast_tensors(a, b)

@@ -23,14 +23,8 @@ from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.channels.ids import Value, squeeze_constant
 from dgprune_lite.channels.rules.layers import CONVOLUTIONS
 from dgprune_lite.channels.rules.registry import MEASURES, RULES, Call, of_kind
-from dgprune_lite.channels.tape import (
-    ASKING,
-    COSTLY,
-    ONE_AT_A_TIME,
-    Tape,
-    left_as_found,
-    outputs_in,
-)
+from dgprune_lite.channels.state import left_as_found, outputs_in
+from dgprune_lite.channels.tape import ASKING, COSTLY, ONE_AT_A_TIME, Tape
 from dgprune_lite.domains.loading import to_device
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.running import Logits, find_logits

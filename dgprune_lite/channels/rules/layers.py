@@ -32,6 +32,12 @@ def convolution(tape: Tape, call: Call) -> Value | None:
         if not isinstance(groups, Width):
             tape.lock(ids, f"{name} convolves in a number of groups that is fixed in the code")
         ids = ids.repeat_interleave(outputs // inputs)
+        if bias is None and name not in tape.modules:  # a fixed kernel, such as one that blurs
+            kernel = tape.rows_of(weight, outputs) if id(weight) in tape.owners else None
+            kernel = tape.value(weight).ids[:, 0] if kernel is None else kernel
+            tape.unite(ids, tape.channel_ids(kernel, 0), "a kernel for so many channels")
+            tape.other_macs += weight.numel() * positions * (not tape.training)
+            return Value(spread(ids, result, 1), value.zero, value.gates)
         return tape.made(call, name, "conv", ids, None, weight, bias, positions, 1)
     into = tape.consume(name or call.name, value, 1)
     rows = tape.weight_rows(weight, outputs, transposed)

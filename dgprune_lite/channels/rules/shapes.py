@@ -221,9 +221,20 @@ def concatenating(tape: Tape, call: Call) -> Value:
     return Value(torch.cat(parts, axis).expand(call.result.shape), zero, gates)
 
 
-@rule("stack", "meshgrid")
+@rule("stack")
 def stacking(tape: Tape, call: Call) -> Value:
-    return on_ids(tape, call)
+    """What is stacked must stay equally wide, so channels at one place go together, as in a sum."""
+    values = [tape.value(tensor) for tensor in call.tensors]
+    ids = squeeze_constant(values[0].ids)
+    for value in values[1:]:
+        other = squeeze_constant(value.ids)
+        tape.unite(ids, other, f"{title(tape, call)} with values that no filter makes")
+        ids = torch.maximum(ids, other)
+    axis = call.argument(1, "dim", 0) % call.result.ndim
+    zero = all(value.zero for value in values)
+    gates = frozenset[str]().union(*(value.gates for value in values)) if zero else frozenset()
+    ids = ids.expand(values[0].ids.shape).unsqueeze(axis).expand(call.result.shape)
+    return Value(ids, zero, gates)
 
 
 @rule("chunk", "tensor_split", "split", "split_with_sizes", "unbind", "unsafe_chunk", "glu",
