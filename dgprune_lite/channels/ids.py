@@ -39,7 +39,12 @@ class Value:
     ids: Tensor  # int64, the activation's shape; stride 0 along axes on which ids do not vary
     zero: bool = True
     gates: frozenset[str] = frozenset()
+    constant: bool = False  # whether it is computed from parameters alone, which have no gates
     written: Tensor | None = None  # ids of what was written to its memory, as another tensor
+
+    def moved(self, ids: Tensor) -> Value:
+        """The same elements in other places."""
+        return Value(ids, self.zero, self.gates, self.constant)
 
     @cached_property
     def carries(self) -> bool:

@@ -90,7 +90,7 @@ class Parameters(Ids):
         ids = self.rows_of(tensor, tensor.shape[axes[0]])
         strides = [0] * tensor.ndim
         strides[axes[0]] = ids.stride(0)
-        return Value(ids.as_strided(tensor.shape, strides), zero=False)
+        return Value(ids.as_strided(tensor.shape, strides), zero=False, constant=True)
 
     def plain_weight(self, name: str) -> bool:
         """Whether a module's weight is (outputs, inputs of a group, ...)."""
@@ -118,11 +118,22 @@ class Parameters(Ids):
             axis = -1 if record.kind == "linear" else 1
             if value is not None and value.zero and name not in value.gates:
                 return  # another layer inside has made them anew
-            if value is None or value.gates - {name} or not lie_along(value.ids, record.out, axis):
+            if value is None or value.gates - {name} or not self.along(value, record.out, axis):
                 kind = type(module).__name__
                 self.lock(record.out, f"{name} ({kind}) gives more than what its filters make")
             else:
                 self.note(output, Value(value.ids, gates=frozenset([name])))
+
+    def along(self, value: Value, channels: Tensor, axis: int) -> bool:
+        """Whether a value's channels are these along ``axis``, and the same along all others."""
+        ids = value.ids
+        if not -ids.ndim <= axis < ids.ndim or ids.shape[axis] != len(channels):
+            return False
+        if any(varies(ids, other) for other in range(ids.ndim) if other != axis % ids.ndim):
+            return False
+        found = self.channel_ids(ids, axis)
+        root = None if torch.equal(found, channels) else self.roots()
+        return root is None or bool((root[found] == root[channels]).all())
 
     def gate_of_own_parameters(
         self, name: str, module: nn.Module, output: Tensor, value: Value
@@ -160,8 +171,9 @@ class Parameters(Ids):
         """Ids of the filters that a weight holds."""
         if id(weight) in self.owners:
             return self.rows_of(weight, outputs)
-        value = self.known(weight)
-        if value is None or transposed or not lie_along(value.ids, value.ids[:, 0], 0):
+        value = self.value(weight)
+        mixed = any(varies(value.ids, axis) for axis in range(1, weight.ndim))
+        if transposed or mixed or not value.carries:
             return self.fresh(outputs)
         return self.channel_ids(value.ids, 0)
 
@@ -203,7 +215,7 @@ class Parameters(Ids):
         if name is None or module is None:
             return Value(spread(out, call.result, axis), zero=False)
         shape = () if weight is None else tuple(weight.shape)
-        counted = weight is None or isinstance(weight, nn.Parameter) or reason is not None
+        counted = weight is None or not any(weight is b for b in module._buffers.values())
         record = Record(kind, out, into, shape, bias is not None, positions, counted)
         out = self.layer(name, record)
         if name in self.stack:
@@ -242,12 +254,3 @@ COMPUTED = (
     "{}: its weight is computed from other tensors (a parametrization?): remove that first, as "
     "with torch.nn.utils.parametrize.remove_parametrizations"
 )
-
-
-def lie_along(ids: Tensor, channels: Tensor, axis: int) -> bool:
-    """Whether ids are those of ``channels`` along ``axis``, and the same along all others."""
-    if not -ids.ndim <= axis < ids.ndim or ids.shape[axis] != len(channels):
-        return False
-    if any(varies(ids, other) for other in range(ids.ndim) if other != axis % ids.ndim):
-        return False
-    return torch.equal(ids.as_strided([ids.shape[axis]], [ids.stride(axis)]), channels)

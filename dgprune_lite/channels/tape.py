@@ -98,7 +98,7 @@ class Tape(TorchFunctionMode, Parameters):
         """Note which modules run, and let sizes that layers state be known as such."""
         for name, module in self.modules.items():
             module.register_forward_pre_hook(partial(self.enter, name))
-            module.register_forward_hook(partial(self.leave, name))
+            module.register_forward_hook(partial(self.leave, name), prepend=True)
             if isinstance(module, LAYERS) or isinstance(getattr(module, "channels", None), int):
                 own = module.__dict__
                 depthwise = own.get("groups") == own.get("in_channels")

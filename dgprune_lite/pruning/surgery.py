@@ -47,6 +47,8 @@ def smaller_copy(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     for name, cut in cuts.items():
         if name in modules:
             _set_sizes(modules[name], cut)
+        elif isinstance(getattr(owner := modules[name.rpartition(".")[0]], "channels", None), int):
+            owner.channels -= len(cut.out)
     return small
 
 

@@ -261,8 +261,8 @@ def gate_hooks(model: nn.Module, graph: ChannelGraph, put_gate: Any) -> Iterator
     """Inside the block, ``put_gate(name, inputs, output)`` replaces a gated module's output."""
     handles = [
         model.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: put_gate(name, args, output)
-        )
+            lambda module, args, output, name=name: put_gate(name, args, output), prepend=True
+        )  # so that the network's own hooks see gated activations, too
         for name in graph.gates
     ]
     try:

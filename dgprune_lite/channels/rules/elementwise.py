@@ -90,9 +90,10 @@ def elementwise(tape: Tape, call: Call) -> Any:
     ids = ids.expand(call.result.shape)
     divisors = values[:1] if call.name in INVERTING else values[1:] * (call.name in DIVIDING)
     for divisor in divisors:
-        tape.lock(divisor.ids, f"{title(tape, call)} by it, and zeros cannot divide")
+        if not divisor.constant:
+            tape.lock(divisor.ids, f"{title(tape, call)} by it, and zeros cannot divide")
     zero, gates = _zero_by(call, values, ids)
-    return Value(ids, zero, gates)
+    return Value(ids, zero, gates, all(value.constant or not value.carries for value in values))
 
 
 def _zero_by(call: Call, values: list[Value], ids: Tensor) -> tuple[bool, frozenset[str]]:

@@ -33,7 +33,8 @@ def on_ids(tape: Tape, call: Call) -> Value:
     moved = call.with_tensors(lambda tensor: next(ids))
     zero = all(value.zero for value in values)
     gates = frozenset[str]().union(*(value.gates for value in values))
-    return Value(moved, zero, gates if zero else frozenset())
+    constant = all(value.constant for value in values)
+    return Value(moved, zero, gates if zero else frozenset(), constant)
 
 
 @rule(*MOVING)
@@ -44,7 +45,7 @@ def moving(tape: Tape, call: Call) -> Value:
 @rule("flatten", "ravel")
 def flattening(tape: Tape, call: Call) -> Value:
     value = tape.value(call.args[0])
-    return Value(_reshaped(value.ids, call.result.shape), value.zero, value.gates)
+    return value.moved(_reshaped(value.ids, call.result.shape))
 
 
 @rule("roll")
@@ -153,7 +154,7 @@ def reshaping(tape: Tape, call: Call) -> Value | None:
         if isinstance(size, Width):
             why = f"{title(tape, call)} to a size that other channels have"
             tape.follow_later(tape.channel_ids(ids, axis), size, why)
-    return Value(ids, value.zero, value.gates)
+    return value.moved(ids)
 
 
 def _reshaped(ids: Tensor, shape: torch.Size) -> Tensor:
@@ -183,7 +184,7 @@ def expanding(tape: Tape, call: Call) -> Value | None:
             fits = not along or size == -1
         if not fits:
             tape.lock(ids, why)
-    return Value(ids, value.zero, value.gates)
+    return value.moved(ids)
 
 
 @rule("expand_as", "view_as", "reshape_as")
@@ -202,7 +203,7 @@ def like_another(tape: Tape, call: Call) -> Value:
         elif here or there:
             tape.lock(ids, why)
             tape.lock(other.ids, why)
-    return Value(ids, value.zero, value.gates)
+    return value.moved(ids)
 
 
 # --- Joining and parting -----------------------------------------------------------------
@@ -248,7 +249,7 @@ def splitting(tape: Tape, call: Call) -> Any:
         if varies(value.ids, axis):
             tape.lock(value.ids, f"{title(tape, call)} of the channel axis")
         parts = value.ids.unbind(axis)
-        return tuple(Value(part, value.zero, value.gates) for part in parts)
+        return tuple(value.moved(part) for part in parts)
     asked: Any = 2 if glu else call.args[1] if len(call.args) > 1 else next(
         v for k, v in call.kwargs.items() if k != "dim"
     )  # fmt: skip
@@ -272,8 +273,8 @@ def splitting(tape: Tape, call: Call) -> Any:
         if varies(value.ids, axis):
             tape.lock(value.ids, why)
     if glu:  # the first half times the sigmoid of the second
-        return Value(parts[0], value.zero, value.gates)
-    return tuple(Value(part, value.zero, value.gates) for part in parts)
+        return value.moved(parts[0])
+    return tuple(value.moved(part) for part in parts)
 
 
 @rule("getitem", "select", "narrow", "index_select", "take_along_dim", sizes=True)
@@ -290,14 +291,14 @@ def indexing(tape: Tape, call: Call) -> Value | None:
         if axis is None or varies(value.ids, axis):
             tape.lock(value.ids, f"{title(tape, call)} of the channel axis")
         ids = call.with_tensors(lambda t: value.ids if t is call.args[0] else t.cpu())
-        return Value(ids, value.zero, value.gates)
+        return value.moved(ids)
     ids = call.with_tensors(lambda t: value.ids if t is call.args[0] else t.cpu())
     for axis, size in _touched(value.ids, index[0]):
         if varies(value.ids, axis) and not _whole(size, value.ids.shape[axis]):
             tape.lock(value.ids, "indexing the channel axis")
     if any(tensor.ndim > 1 for tensor in call.tensors[1:]):
         tape.lock(value.ids, "indexing by a mask of several axes")
-    return Value(ids, value.zero, value.gates)
+    return value.moved(ids)
 
 
 def _touched(ids: Tensor, index: Any) -> list[tuple[int, Any]]:
@@ -389,4 +390,4 @@ def shuffling(tape: Tape, call: Call) -> Value | None:
         ids = ids.reshape(call.argument(1, "groups"), -1)
         tape.unite_along(ids, 0, f"{title(tape, call)} keeps it beside fixed channels")
         ids = ids.T.reshape(-1)
-    return Value(spread(ids, result, 1), value.zero, value.gates)
+    return value.moved(spread(ids, result, 1))
