@@ -72,6 +72,14 @@ def test_balanced_keeps_whole_seeds():
     assert len(analysis.balanced(frame)) == len(frame)
 
 
+def test_balanced_goes_ratio_by_ratio():
+    frame = study(seeds=2)
+    more = frame[(frame.criterion != "none") & (frame.seed == 0)].assign(pruning_ratio=0.7)
+    kept = analysis.balanced(pd.concat([frame, more, more.assign(seed=1).iloc[:3]]))
+    assert sorted(kept[kept.pruning_ratio == 0.7]["seed"].unique()) == [0]
+    assert sorted(kept[kept.pruning_ratio == 0.5]["seed"].unique()) == [0, 1]
+
+
 def test_curves_give_mean_and_standard_error_over_pairs():
     lost = analysis.losses(study())
     curve = analysis.curves(lost).set_index("method")

@@ -58,17 +58,25 @@ def method_name(row: Mapping[str, Any]) -> str:
 
 
 def balanced(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep the seeds whose cells are all there, so that a study in progress can be read.
+    """Keep at every ratio the seeds whose cells are all there: a study in progress can be read.
 
     Args:
         frame: From :func:`~dgprune_book.study.results.read_results`.
 
     Returns:
-        The rows of those seeds for which every test domain has as many cells as any has.
+        The rows of those seeds for which every test domain has as many cells at the ratio as any
+        has; no controls without a pruned network.
     """
-    table = frame.pivot_table(index="seed", columns="test_env", values="criterion", aggfunc="size")
-    full = (table == table.max().max()).all(axis=1)
-    return frame[frame["seed"].isin(full.index[full])].reset_index(drop=True)
+    by = ["pruning_ratio", "seed"]
+    table = frame.pivot_table(index=by, columns="test_env", values="criterion", aggfunc="size")
+    most = table.max(axis=1).groupby(level="pruning_ratio").transform("max")
+    full = table.eq(most, axis=0).all(axis=1)
+    rows = pd.MultiIndex.from_frame(frame[by])
+    kept = frame[rows.isin(full.index[full])]
+    pruned = kept[kept["pruning_ratio"] > 0]
+    return kept[kept["seed"].isin((kept if pruned.empty else pruned)["seed"])].reset_index(
+        drop=True
+    )
 
 
 def losses(frame: pd.DataFrame) -> pd.DataFrame:
