@@ -323,4 +323,6 @@ def _unknown(module: nn.Module, called: bool) -> str:
     kind = type(module).__name__
     if not called:
         return f"this {kind} is not called on the example, and stays as it is"
-    return f"{kind} is a kind of module whose channels are not followed; its MACs are left out"
+    costs = any(p is not None and p.ndim > 1 for p in module._parameters.values())
+    left_out = "; its MACs are left out" if costs else ""
+    return f"{kind} is a kind of module whose channels are not followed{left_out}"

@@ -64,6 +64,7 @@ CONSTANT_AT_ZERO = ("logsumexp", "all", "argmax", "argmin")
 
 @rule(*IDENTITIES)
 def identity(tape: Tape, call: Call) -> Value:
+    """The same values, in evaluation at least."""
     return tape.value(call.tensors[0])
 
 
@@ -151,6 +152,7 @@ def _stretched(ids: Tensor, target: Tensor) -> bool:
 
 @rule(*POOLING)
 def pooling(tape: Tape, call: Call) -> Value | None:
+    """Channels are kept; places in space are pooled or resized."""
     value, *others = (tape.value(tensor) for tensor in call.tensors)
     reason = None
     if not isinstance(call.result, Tensor):
@@ -167,6 +169,7 @@ def pooling(tape: Tape, call: Call) -> Value | None:
 
 @rule(*REDUCING)
 def reducing(tape: Tape, call: Call) -> Any:
+    """Channels are kept, unless they are what is reduced."""
     value = tape.value(call.args[0])
     place = 2 if call.name.endswith("norm") else 1
     axes: Any = call.kwargs.get("dim", call.kwargs.get("axis", call.argument(place, "dim")))

@@ -16,6 +16,7 @@ TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 @rule(*CONVOLUTIONS, *TRANSPOSED, always=True)
 def convolution(tape: Tape, call: Call) -> Value | None:
+    """Reads channels and makes new ones; depthwise, output goes with input."""
     images, weight, bias = (call.argument(i, k) for i, k in enumerate(("input", "weight", "bias")))
     transposed, result, value = call.name in TRANSPOSED, call.result, tape.value(images)
     name = tape.layer_name(weight, bias)
@@ -51,6 +52,7 @@ def convolution(tape: Tape, call: Call) -> Value | None:
 
 @rule("linear", always=True)
 def linear(tape: Tape, call: Call) -> Value:
+    """Reads channels and makes new ones."""
     images, weight, bias = (call.argument(i, k) for i, k in enumerate(("input", "weight", "bias")))
     name = tape.layer_name(weight, bias)
     into = tape.consume(name or call.name, tape.value(images), -1)

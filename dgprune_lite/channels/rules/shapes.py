@@ -39,17 +39,20 @@ def on_ids(tape: Tape, call: Call) -> Value:
 
 @rule(*MOVING)
 def moving(tape: Tape, call: Call) -> Value:
+    """Elements move, and their channels with them."""
     return on_ids(tape, call)
 
 
 @rule("flatten", "ravel")
 def flattening(tape: Tape, call: Call) -> Value:
+    """All elements of a channel stay together."""
     value = tape.value(call.args[0])
     return value.moved(_reshaped(value.ids, call.result.shape))
 
 
 @rule("roll")
 def rolling(tape: Tape, call: Call) -> Value | None:
+    """In space only: the order of channels is another one where some are missing."""
     value, axes = tape.value(call.args[0]), call.argument(2, "dims")
     axes = [axes] if isinstance(axes, int) else axes or range(value.ids.ndim)
     if any(varies(value.ids, axis) for axis in axes):
@@ -92,6 +95,7 @@ def measuring(tape: Tape, call: Call) -> Any:
 
 @rule("numel", "nelement", "len", measures=True)
 def counting(tape: Tape, call: Call) -> int:
+    """How many elements there are, which changes."""
     value = tape.value(call.args[0])
     if call.name != "len" or varies(value.ids, 0):
         tape.lock(value.ids, f"{title(tape, call)} depends on how many they are")
@@ -166,6 +170,7 @@ def _reshaped(ids: Tensor, shape: torch.Size) -> Tensor:
 
 @rule("expand", "broadcast_to", "repeat", sizes=True)
 def expanding(tape: Tape, call: Call) -> Value | None:
+    """Repeated along other axes than that of the channels."""
     value, sizes = tape.value(call.args[0]), _asked_sizes(call)
     why = f"{title(tape, call)} to a size that is fixed elsewhere"
     if not value.carries:
@@ -211,6 +216,7 @@ def like_another(tape: Tape, call: Call) -> Value:
 
 @rule("cat", "concat", "concatenate")
 def concatenating(tape: Tape, call: Call) -> Value:
+    """The channels of all parts, one after another."""
     values = [tape.value(tensor) for tensor in call.tensors]
     parts = [value.ids for value in values if value.ids.numel()]
     axis = call.argument(1, "dim", call.kwargs.get("axis", 0)) % call.result.ndim
@@ -279,6 +285,7 @@ def splitting(tape: Tape, call: Call) -> Any:
 
 @rule("getitem", "select", "narrow", "index_select", "take_along_dim", sizes=True)
 def indexing(tape: Tape, call: Call) -> Value | None:
+    """Parts in space, or all channels; a part of them is fixed in the code."""
     value, index = tape.value(call.args[0]), call.args[1:]
     for size in of_kind([index], Width):
         tape.follow_later(None, size, "an index depends on how many they are")
