@@ -80,7 +80,7 @@ def test_readme_first_screen_has_the_figure_and_the_two_commands():
 
 def test_makefile_has_the_targets_and_help_lists_them():
     targets = ["help", "book", "student", "instructor", "pdf", "test", "quick"]
-    targets += ["fresh", "test-oldest", "test-gpu", "bench", "study", "slides", "clean"]
+    targets += ["fresh", "test-oldest", "test-gpu", "bench", "study", "pacs", "slides", "clean"]
     shown = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
