@@ -104,7 +104,7 @@ def prelu(tape: Tape, call: Call) -> Value:
     if weight.numel() == 1:
         return value
     ids, name = tape.channel_ids(value.ids, 1), tape.layer_name(weight)
-    if name:
+    if name in tape.modules:
         ids = tape.made(call, name, "activation", ids, None, weight, None, 0, 1).ids
     else:
         tape.unite(ids, tape.value(weight).ids, "a fixed slope")
