@@ -23,6 +23,44 @@ MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.Tanh, nn.ReLU6, nn.Sigmoid)
 
 
+def same(dims):
+    """A convolution that pads and calls the function itself."""
+
+    def forward(self, x):
+        x = F.pad(x, [1, 1] * dims)
+        call = getattr(F, f"conv{dims}d")
+        return call(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    return type("Same", (CONV[dims],), {"forward": forward})
+
+
+def norm_act(dims):
+    """A BatchNorm that calls the function itself, and an activation after it."""
+
+    def forward(self, x):
+        statistics = self.running_mean, self.running_var
+        return F.silu(F.batch_norm(x, *statistics, self.weight, self.bias, self.training))
+
+    return type("NormAct", (BATCH_NORM[dims],), {"forward": forward})
+
+
+class Standardised(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+class Scale(nn.Module):
+    """Parameters of its own names, one or both."""
+
+    def __init__(self, width, dims, shift):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(width, *[1] * dims))
+        self.beta = nn.Parameter(torch.rand(1, width, *[1] * dims)) if shift else None
+
+    def forward(self, x):
+        return x * self.gamma if self.beta is None else x * self.gamma + self.beta
+
+
 class Random(nn.Module):
     """A program: each step takes activations made so far and appends one or more."""
 
@@ -119,6 +157,25 @@ class Random(nn.Module):
     def make_upsample(self, x, other, choice):
         return [nn.Upsample(scale_factor=2)] if x.shape[2] < 5 else None
 
+    def make_subclass(self, x, other, choice):
+        channels = x.shape[1]
+        if choice % 3 == 0:
+            return [_lively(norm_act(self.dims)(channels))]
+        groups = channels if choice % 3 == 1 else 1
+        return [same(self.dims)(channels, channels if groups > 1 else 6, 3, groups=groups)]
+
+    def make_scale(self, x, other, choice):
+        return [Scale(x.shape[1], self.dims, choice % 2)]
+
+    def make_standardised(self, x, other, choice):
+        return [Standardised(x.shape[1], 6)]
+
+    def make_functional(self, x, other, choice):
+        return [CONV[self.dims](x.shape[1], 6, 1)] if choice % 2 else []
+
+    def make_writes_in_space(self, x, other, choice):
+        return [] if x.shape[-1] > 1 else None
+
     def make_add(self, x, other, choice):
         return [] if x.shape == other.shape else None
 
@@ -160,6 +217,33 @@ class Random(nn.Module):
     run_conv = run_transposed = run_batch_norm = run_instance_norm = run_group_norm = run_module
     run_prelu = run_activation = run_in_place = run_pool = run_upsample = run_module
     run_channel_shuffle = run_pixel_shuffle = run_pixel_unshuffle = run_module
+
+    run_subclass = run_scale = run_module
+
+    def run_standardised(self, x, other, choice, linear):
+        return linear(x.transpose(1, -1)).transpose(1, -1)
+
+    def run_functional(self, x, other, choice, *layers):
+        if layers:
+            (layer,) = layers
+            return getattr(F, f"conv{self.dims}d")(x, layer.weight, layer.bias)
+        return torch.where(x > 0, x, x * 0.1) if choice % 4 else F.softplus(x) * (x > 0.2)
+
+    def run_asks_for_sizes(self, x, other, choice):
+        batch, channels, *space = x.shape
+        if x.dim() != self.dims + 2 or batch < 1:
+            raise ValueError("never")
+        if channels % 2 == 0 and choice % 3 == 0:
+            halves = x.reshape(batch, 2, channels // 2, *space)
+            return torch.cat([halves[:, 1], halves[:, 0]], 1)
+        y = x.flatten(2) if choice % 3 == 1 else x.unsqueeze(2)
+        return y.view(batch, -1, *space)
+
+    def run_writes_in_space(self, x, other, choice):
+        y = x.clone()
+        y[..., :1] = [0.0, 1.0, 0.0][choice % 3]
+        y *= 2.0
+        return y
 
     def run_add(self, x, other, choice):
         return x + other if choice % 2 else torch.sub(x, other)
@@ -241,6 +325,7 @@ def _lively(norm):
 
 OPERATIONS = sorted(name.removeprefix("run_") for name in dir(Random) if name.startswith("run_"))
 OPERATIONS.remove("module")
+assert {"subclass", "functional", "asks_for_sizes", "writes_in_space"} <= set(OPERATIONS)
 RECIPES = st.lists(
     st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 3), st.integers(0, 11)),
     min_size=2,
