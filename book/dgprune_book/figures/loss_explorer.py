@@ -23,13 +23,13 @@ def loss_explorer(measured: Sequence[Results]) -> PruneExplorer:
     """A slider over pruning ratios, and a choice of data set and unseen domain.
 
     Args:
-        measured: From :func:`~dgprune_book.study.answer.all_results`. The first one with several
-            ratios is shown first, since a slider should have somewhere to go.
+        measured: From :func:`~dgprune_book.study.answer.all_results`. The first one with three
+            ratios or more is shown first, since a slider should have somewhere to go.
 
     Source: the book, its first page and chapters 4 and 6.
     """
     parts: dict[str, tuple[Results, pd.DataFrame]] = {}
-    measured = sorted(measured, key=lambda each: each.lost["pruning_ratio"].nunique() < 2)
+    measured = sorted(measured, key=lambda each: each.lost["pruning_ratio"].nunique() < 3)
     for results in measured:
         lost = results.lost[results.lost["method"].isin(CURVES)]
         parts[f"{results.title}: {AVERAGE}"] = (results, lost)
