@@ -354,14 +354,16 @@ def test_every_convolution_counts():
 @pytest.mark.parametrize("name", ["Unet", "FPN", "efficientnet", "r3d_18", "mc3_18"])
 def test_networks_of_other_libraries(name):
     if name == "efficientnet":
-        package = pytest.importorskip("efficientnet_pytorch")
+        import efficientnet_pytorch as package
+
         model = package.EfficientNet.from_name("efficientnet-b0", num_classes=10)
     elif name.endswith("18"):
         from torchvision.models import get_model
 
         model = get_model(name, num_classes=10)
     else:
-        package = pytest.importorskip("segmentation_models_pytorch")
+        import segmentation_models_pytorch as package
+
         model = getattr(package, name)("resnet18", encoder_weights=None, classes=3)
     images = torch.rand(1, 3, 4, 32, 32) if name.endswith("18") else torch.rand(2, 3, 64, 64)
     model = model.eval()
@@ -372,7 +374,8 @@ def test_networks_of_other_libraries(name):
 
 
 def test_einops():
-    einops = pytest.importorskip("einops")
+    import einops
+
     step = lambda net, h: einops.rearrange(h, "b c h w -> b h w c").permute(0, 3, 1, 2)  # noqa: E731
     for _ in range(2):  # einops remembers shapes
         assert list(traced(Net(step=step)).groups) == ["a", "b"]

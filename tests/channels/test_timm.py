@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import dgprune_lite as dg
-
-timm = pytest.importorskip("timm")
 
 # one small network of each family
 NETWORKS = [
