@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -105,6 +106,19 @@ def test_the_grids_of_mnist_variants_have_three_seeds(grid, dataset, envs):
     assert len(cells) == 3 * 3 * 3 * len(CRITERIA)
 
 
+def test_the_search_on_pacs_leaves_out_every_pair_of_domains_for_every_candidate():
+    cells = [cell for cell in grid_cells(["pacs64_nested"]) if cell.criterion != "none"]
+    pairs = {frozenset((cell.test_env, cell.without)) for cell in cells}
+    assert pairs == set(map(frozenset, itertools.combinations(ENVIRONMENTS["PACS64"], 2)))
+    by_network = Counter(cell.dense_id for cell in cells)
+    assert len(by_network) == len(pairs)
+    assert len(set(by_network.values())) == 1
+    assert {cell.pruning_ratio for cell in cells} == {0.4}
+    # both networks of a stage together leave out each domain once, and stages follow each other
+    order = list(dict.fromkeys((cell.test_env, cell.without) for cell in cells))
+    assert all(len({*order[i], *order[i + 1]}) == 4 for i in (0, 2, 4))
+
+
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_grids_know_the_environments_of_each_dataset(name, tmp_path, monkeypatch):
     if name.startswith("PACS"):
@@ -200,6 +214,7 @@ def test_a_cell_is_known_by_its_row_with_or_without_later_settings():
         ({"statistics": "fancy"}, "'fancy' is not one of plain, masked, virtual"),
         ({"measure": "ranking"}, r"neither prunes nor fine-tunes, got ratio 0\.5 and 3 steps"),
         ({"schedule_steps": 3}, "'one-shot' has 3 steps"),
+        ({"measure": "left-out"}, "needs a domain to leave out and fine-tuning, got without=''"),
     ],
 )
 def test_a_cell_that_makes_no_sense_is_refused(change, message):
@@ -361,6 +376,24 @@ def test_a_source_domain_can_be_left_out(tmp_path):
     assert list(row["accuracy_by_domain"]) == ["b", "d", "c"]
     with pytest.raises(ValueError, match="without='c' is not a source domain: a, b, d"):
         Bench(replace(TINY, without="c"), tmp_path)
+
+
+def test_one_cell_measures_both_domains_that_are_left_out(tmp_path):
+    cell = replace(TINY, without="a")
+    usual, both = (
+        run_cell(each, Bench(each, tmp_path)) for each in (cell, replace(cell, measure="left-out"))
+    )
+    model = dense_network(cell, Bench(cell, tmp_path).split, tmp_path)
+    dg.save_model(  # the network that leaves out the same two in the other order is the same
+        model,
+        tmp_path / "dense" / f"{replace(cell, test_env='a', without='c').dense_id}.safetensors",
+        **experiment.network_recipe(cell, Bench(cell, tmp_path).split),
+    )
+    other = replace(cell, test_env="a", without="c")
+    other = run_cell(other, Bench(other, tmp_path))
+    assert both["accuracy_by_domain"] == usual["accuracy_by_domain"]
+    assert both["accuracy_without"] == other["accuracy_unseen"]
+    assert not any(name.endswith("_before") for name in both)
 
 
 @pytest.mark.parametrize("scope", ["global", "global-normalized"])

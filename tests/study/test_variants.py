@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from dgprune_book.study import variants
-from dgprune_book.study.variants import CHANGES, masked_statistics, virtual_domains
+from dgprune_book.study.variants import (
+    CHANGES,
+    geometric_mean,
+    masked_statistics,
+    mean_rank,
+    virtual_domains,
+)
 from torch.utils.data import TensorDataset
+from torchvision.transforms.v2 import functional
 
 import dgprune_lite as dg
+from dgprune_lite.domains.tensors import MEAN, STD
 
 
 @pytest.fixture
@@ -96,3 +106,34 @@ def test_virtual_domains_are_changed_copies(small):
         assert not torch.allclose(image, images[5], atol=0.01)
         assert 0 <= image.min() <= image.max() <= 1
     assert torch.equal(data["a"].tensors[0], images)
+
+
+def test_normalized_images_are_changed_as_they_were_before(small):
+    _, _, data = small
+    images, labels = data["a"].tensors
+    normalized = {"a": TensorDataset(functional.normalize(images, MEAN, STD), labels)}
+    domains = virtual_domains(normalized, normalized=True)
+    for name, change in CHANGES.items():
+        expected = functional.normalize(change(images), MEAN, STD)
+        torch.testing.assert_close(domains[f"a, {name}"][5][0], expected[5], atol=1e-5, rtol=1e-5)
+
+
+def test_scores_that_give_every_domain_an_equal_say(small):
+    """A domain's scale changes neither; what only one domain needs is worth less."""
+    model, graph, data = small
+    part = data["a"]
+    other = TensorDataset(part.tensors[0].flip(0), part.tensors[1])
+    stats = dg.domain_statistics(model, graph, {"a": part, "b": other})
+    for score in (geometric_mean, mean_rank):
+        plain = score(model, graph, stats)
+        scaled = replace(stats, fisher_sum=stats.fisher_sum * torch.tensor([[1.0], [100.0]]))
+        assert plain.shape == (graph.num_filters,)
+        order = score(model, graph, scaled).argsort(stable=True)
+        assert torch.equal(order, plain.argsort(stable=True))
+    sums = torch.ones_like(stats.fisher_sum)
+    sums[:, 0] = torch.tensor([2.0, 0.0])
+    uneven = geometric_mean(model, graph, replace(stats, fisher_sum=sums))
+    assert uneven[0] < uneven[1:].min()
+    sums = torch.arange(graph.num_filters).expand(2, -1).double()
+    ranks = graph.split(mean_rank(model, graph, replace(stats, fisher_sum=sums)))
+    assert all(part.tolist() == list(range(len(part))) for part in ranks.values())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dgprune_book.study.variants import SCORES
 from dgprune_lite.scores.criteria import CRITERIA, NEEDS_STATISTICS
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -41,7 +42,7 @@ CHOICES = {
     "scope": ("uniform", "global", "global-normalized"),
     "schedule": ("one-shot", "iterative"),
     "statistics": ("plain", "masked", "virtual"),
-    "measure": ("accuracy", "ranking"),
+    "measure": ("accuracy", "ranking", "left-out"),
 }
 
 
@@ -54,7 +55,8 @@ class Cell:
             "PACS64", "PACS128".
         test_env: The unseen domain.
         seed: Decides the division of the sources, the initialisation, the batches.
-        criterion: As in :func:`~dgprune_lite.scores.criteria.score`; "none" prunes nothing.
+        criterion: As in :func:`~dgprune_lite.scores.criteria.score`, or of ``variants.SCORES``;
+            "none" prunes nothing.
         options: Passed to the criterion. ("random" has a seed made of the cell's.)
         scored_on: Part of the source domains that the statistics are measured on, "train" or
             "val"; None for criteria that need none.
@@ -77,7 +79,9 @@ class Cell:
         vrex_lambda: Weight of the variance of risks in V-REx's objective; the grid "lambdas" shows
             what others would give on source domains.
         measure: "accuracy", or "ranking": nothing is pruned, the scores themselves are kept, and
-            the control keeps what each filter's exact ablation costs every domain.
+            the control keeps what each filter's exact ablation costs every domain. "left-out":
+            ``without`` is measured as well as ``test_env``, and nothing before fine-tuning, so that
+            one cell does the work of two.
         weights: What the dense network starts from, for
             :func:`~dgprune_lite.networks.models.build_model`; "" for random weights.
         dense_lr: The largest learning rate of the dense network.
@@ -114,12 +118,12 @@ class Cell:
 
     def __post_init__(self) -> None:
         self._normalize()
-        known = ["none", *CRITERIA]
+        known = ["none", *CRITERIA, *SCORES]
         if self.criterion not in known:
             raise ValueError(f"criterion={self.criterion!r} is not one of {', '.join(known)}")
         if self.criterion == "none" and self.pruning_ratio != 0:
             raise ValueError(f"criterion 'none' prunes nothing, got ratio {self.pruning_ratio!r}")
-        parts = ("train", "val") if self.criterion in NEEDS_STATISTICS else (None,)
+        parts = ("train", "val") if self.criterion in (*NEEDS_STATISTICS, *SCORES) else (None,)
         if self.scored_on not in parts:
             raise ValueError(
                 f"scored_on={self.scored_on!r} does not go with criterion {self.criterion!r}: "
@@ -134,6 +138,11 @@ class Cell:
             raise ValueError(
                 "measure='ranking' neither prunes nor fine-tunes, got "
                 f"ratio {self.pruning_ratio!r} and {self.finetune_steps!r} steps"
+            )
+        if self.measure == "left-out" and not (self.without and self.finetune_steps):
+            raise ValueError(
+                "measure='left-out' needs a domain to leave out and fine-tuning, got "
+                f"without={self.without!r} and {self.finetune_steps!r} steps"
             )
 
     def _normalize(self) -> None:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 
 from dgprune_book.study.cells import Cell
 from dgprune_book.study.results import to_line
-from dgprune_book.study.variants import masked_statistics, virtual_domains
+from dgprune_book.study.variants import SCORES, masked_statistics, virtual_domains
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
 from dgprune_lite.checks import nearest_name
 from dgprune_lite.domains import (
@@ -89,8 +89,10 @@ class Bench:
     """
 
     def __init__(self, cell: Cell, work: Path, device: str = "cpu") -> None:
-        split = leave_one_domain_out(_dataset(cell.dataset, device), cell.test_env, cell.seed)
-        self.split = _without(split, cell.without)
+        dataset = _dataset(cell.dataset, device)
+        self.split = _without(leave_one_domain_out(dataset, cell.test_env, cell.seed), cell.without)
+        self.left_out = {cell.without: dataset[cell.without]} if cell.without else {}
+        self.normalized = isinstance(dataset, PACS)
         self.precision = cell.precision
         self.model = dense_network(cell, self.split, work, device)
         self.example = self.split.example_inputs.to(device)
@@ -101,7 +103,7 @@ class Bench:
         """The cell's scores of ``model``; statistics of the dense network are measured once."""
         if cell.criterion == "random":
             return score("random", model, graph, seed=random_seed(cell, graph))
-        if cell.criterion not in NEEDS_STATISTICS:
+        if cell.criterion not in (*NEEDS_STATISTICS, *SCORES):
             return score(cell.criterion, model, graph, **cell.options)
         # Never less than order "fisher": the first-order terms are then the same to the last bit
         # whichever other cells are measured, since each order computes them in its own way.
@@ -113,6 +115,8 @@ class Bench:
             stats = self._statistics[key]
         else:
             stats = self._statistics[key] = self._measure(model, graph, *key)
+        if cell.criterion in SCORES:
+            return graph.split(SCORES[cell.criterion](model, graph, stats))
         return score(cell.criterion, model, graph, stats, **cell.options)
 
     def _measure(
@@ -132,7 +136,7 @@ class Bench:
         if statistics == "masked":
             return masked_statistics(model, graph, data, order=order)
         if statistics == "virtual":
-            data = virtual_domains(data)
+            data = virtual_domains(data, normalized=self.normalized)
         return domain_statistics(model, graph, data, order=order, precision=self.precision)
 
 
@@ -150,15 +154,13 @@ def random_seed(cell: Cell, graph: ChannelGraph) -> int:
 
 
 def _without(split: Split, domain: str) -> Split:
-    if not domain:
-        return split
-    if domain not in split.train:
+    if domain and domain not in split.train:
         raise ValueError(f"without={domain!r} is not a source domain: {', '.join(split.train)}")
-    train = {name: part for name, part in split.train.items() if name != domain}
-    val = {name: part for name, part in split.val.items() if name != domain}
-    return Split(
-        split.test_env, split.seed, train, val, split.target, split.num_classes, split.input_shape
+    train, val = (
+        {name: part for name, part in parts.items() if name != domain}
+        for parts in (split.train, split.val)
     )
+    return replace(split, train=train, val=val)
 
 
 def network_recipe(cell: Cell, split: Split) -> dict[str, Any]:
@@ -254,13 +256,16 @@ def prune_and_measure(
         # Seeds depend on the cell's seed and the round only: every criterion sees equal batches.
         seed = 1000 * (cell.seed + 1) + number
         recalibrate_batchnorm(model, split.train, seed=seed)
-        if number == rounds - 1:
+        if number == rounds - 1 and cell.measure != "left-out":
             before = _measurements(model, split)
         budget = steps[number] - (steps[number - 1] if number else 0)
         if budget:
             tuning = {"lr": cell.finetune_lr, "seed": seed, **_training(cell)}
             fit(model, split.train, steps=budget, **tuning)
     after = _measurements(model, split) if cell.finetune_steps else before
+    if cell.measure == "left-out":
+        other = evaluate(model, bench.left_out, batch_size=_batch_size(model, split))
+        after["accuracy_without"] = round(float(other["accuracy"].iloc[0]), DIGITS)
     return {
         **after,
         **{f"{name}_before": value for name, value in before.items()},
@@ -294,7 +299,7 @@ def _short(values: Tensor) -> list[float]:
 
 
 def _duration(start: float, processor: float) -> dict[str, float]:
-    """Seconds since two clocks were read: on the wall, and of computing in this process."""
+    """Seconds since two clocks were read: on the wall, and of this process."""
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "processor_seconds": round(time.process_time() - processor, 2),
@@ -334,10 +339,13 @@ def _plan(
     return make_plan(graph, removed, ratio)
 
 
-def _measurements(model: nn.Module, split: Split) -> dict[str, Any]:
+def _batch_size(model: nn.Module, split: Split) -> int:
     # On a CPU, small batches stay in its cache.
-    size = 1024 if device_of(model).type == "cuda" else 128 if split.input_shape[1] < 64 else 64
-    frame = evaluate(model, split, batch_size=size)
+    return 1024 if device_of(model).type == "cuda" else 128 if split.input_shape[1] < 64 else 64
+
+
+def _measurements(model: nn.Module, split: Split) -> dict[str, Any]:
+    frame = evaluate(model, split, batch_size=_batch_size(model, split))
     summary = summarize(frame)
     by_domain = frame.set_index("domain").round(DIGITS)
     return {

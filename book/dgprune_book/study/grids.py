@@ -173,6 +173,7 @@ GRIDS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "cue": ("ColoredMNIST without fine-tuning: can pruning remove a misleading cue?", _cue),
     "pacs": ("PACS at 128 pixels from ImageNet weights: for a GPU", pacs.large),
     "pacs64": ("PACS at 64 pixels, the criteria that matter most: for a CPU", pacs.small),
+    "pacs64_nested": ("the search for a better score there, by sources alone", pacs.nested),
     "pacs64_rates": ("its learning rates, judged on source domains", pacs.rates),
     "smoke": ("a tiny network, to see whether everything works", _smoke),
 }

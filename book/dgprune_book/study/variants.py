@@ -1,8 +1,9 @@
-"""Two other ways to measure what a domain loses, tried in the search for a better score.
+"""Other ways to measure what a domain loses, and to average it, tried in the search for a score.
 
 :func:`masked_statistics` measures in the absence of other filters, since pruning takes whole
 shares of a layer and no filter goes alone. :func:`virtual_domains` makes more domains out of the
-given ones, since three risks give a poor estimate of a variance.
+given ones, since three risks give a poor estimate of a variance. ``SCORES`` give every domain an
+equal say, however large its risk.
 
 What this file is *not*: what the package does by default. Chapter 8 says how both fare.
 """
@@ -21,6 +22,7 @@ from torchvision.transforms.v2 import functional
 
 from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.domains import count, fetch
+from dgprune_lite.domains.tensors import MEAN, STD
 from dgprune_lite.scores.gates import check_graph, gated
 from dgprune_lite.scores.risks import DomainStatistics, Order, domain_statistics
 
@@ -101,18 +103,25 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 class _Changed(Dataset):
     """A data set whose images are changed as they are read."""
 
-    def __init__(self, dataset: Dataset[Any], change: Callable[[Tensor], Tensor]) -> None:
-        self.dataset, self.change = dataset, change
+    def __init__(
+        self, dataset: Dataset[Any], change: Callable[[Tensor], Tensor], normalized: bool
+    ) -> None:
+        self.dataset, self.change, self.normalized = dataset, change, normalized
 
     def __len__(self) -> int:
         return count(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, labels = fetch(self.dataset, [index])
-        return self.change(images)[0], labels[0]
+        if not self.normalized:
+            return self.change(images)[0], labels[0]
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        return functional.normalize(self.change(images * std + mean), MEAN, STD)[0], labels[0]
 
 
-def virtual_domains(data: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
+def virtual_domains(
+    data: Mapping[str, Dataset[Any]], *, normalized: bool = False
+) -> dict[str, Dataset[Any]]:
     """Give every domain changed copies of itself as further domains.
 
     The changes are inversion, blur, low contrast and a rotation of the colour channels. They were
@@ -120,6 +129,8 @@ def virtual_domains(data: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]
 
     Args:
         data: Domain name to a data set of (image, label), images float in [0, 1].
+        normalized: Whether the images are normalised with ImageNet's mean and standard deviation;
+            the changes are then made in between.
 
     Returns:
         The domains and, named "domain, change", their copies; images are changed when read.
@@ -134,8 +145,32 @@ def virtual_domains(data: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]
     return {
         **data,
         **{
-            f"{name}, {title}": _Changed(part, change)
+            f"{name}, {title}": _Changed(part, change, normalized)
             for name, part in data.items()
             for title, change in CHANGES.items()
         },
     }
+
+
+def geometric_mean(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics) -> Tensor:
+    """mean_d log F_d, float64 (filters,): of equal means, what only some domains need goes first.
+
+    Source: ours, after the averages of logarithms that do not care for a domain's scale.
+    """
+    return stats.fisher.clamp_min(torch.finfo(torch.float64).tiny).log().mean(0)
+
+
+def mean_rank(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics) -> Tensor:
+    """Average over domains of the filter's rank in its group by F_d, float64 (filters,).
+
+    Source: ours, after Borda's count: every domain votes.
+    """
+    parts = [
+        values.argsort(dim=1, stable=True).argsort(dim=1).double().mean(0)
+        for values in stats.fisher.split([group.size for group in graph.groups.values()], dim=1)
+    ]
+    return torch.cat(parts)
+
+
+SCORES = {"geometric_mean": geometric_mean, "mean_rank": mean_rank}
+"""Criteria of the search that are none of the package's; all need statistics."""
