@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from dgprune_book.figures.answer_words import advice_table, answer, evidence
 from dgprune_book.figures.loss_explorer import describe_losses, loss_explorer, loss_figure
 from dgprune_book.figures.plots import plt
 from dgprune_book.study.analysis import BASELINES
@@ -131,6 +132,58 @@ def test_a_changed_file_is_refused(tmp_path):
     (tmp_path / "book.jsonl").write_text(text.replace("0.88", "0.99", 1))
     with pytest.raises(ValueError, match="was changed after it was written"):
         all_results(tmp_path)
+
+
+def test_shares_are_of_what_lies_above_chance(tmp_path):
+    write(tmp_path, "book")
+    (results,) = all_results(tmp_path)
+    kept, shown = results.kept_at().mean(), results.accuracies_at().mean()
+    assert shown["in_domain_control"] == pytest.approx(95)
+    assert shown["unseen"] == pytest.approx(80 - np.mean([11, 10, 9, 9, 7]))
+    assert kept["in_domain"] == pytest.approx(100 * (shown["in_domain"] - 10) / (95 - 10))
+    assert kept["unseen"] == pytest.approx(100 * (shown["unseen"] - 10) / (80 - 10))
+    assert kept["extra"] == pytest.approx(kept["unseen"] - kept["in_domain"])
+
+
+# The words
+
+
+def test_answer_says_what_was_measured(tmp_path):
+    write(tmp_path, "book", noise=1e-4)
+    cost, choice, score = answer(all_results(tmp_path))
+    assert "keeps a smaller share of its accuracy" in cost
+    assert "from 80 % to 71 % on the unseen domain, from 95 % to 89 % on the others" in cost
+    assert "Choose the filters by Fisher" in choice
+    assert "asks for training images" in choice
+    assert "5.0 points less than random choice and 4.0 points less than L1 (clear" in choice
+    assert "is better than Fisher" in score
+    assert "loses 5.0 points less (clear over networks and over domains)" in score
+
+
+def test_answer_turns_with_the_results(tmp_path):
+    other = {name: (inside, inside / 4) for name, (inside, _) in LOSSES.items()}
+    write(tmp_path, "book", other | {"risk_variance": (4, 9)}, noise=1e-4)
+    cost, _, score = answer(all_results(tmp_path))
+    assert "keeps a larger share" in cost
+    assert "is worse than Fisher" in score
+    assert "points more (clear over networks and over domains)" in score
+    mixed = LOSSES | {"l1": (7, 11)}
+    write(tmp_path, "pacs64", mixed, noise=1e-4, dataset="PACS64")
+    assert "depends on the data" in answer(all_results(tmp_path))[0]
+
+
+def test_same_advice_is_not_repeated_in_the_table(tmp_path):
+    write(tmp_path, "book", noise=1e-4)
+    table = advice_table(all_results(tmp_path)[0])
+    assert table.count("**Fisher**") == 1
+    assert "| Fisher all the same | as above | as above |" in table
+
+
+def test_intervals_stand_in_the_evidence(tmp_path):
+    write(tmp_path, "book", noise=1e-4)
+    table = evidence(all_results(tmp_path))
+    (row,) = [line for line in table.splitlines() if "risk variance saves against Fisher" in line]
+    assert "| digits, 50 % | 5.0 | 5.0 to 5.0 | 5.0 to 5.0 |" in row
 
 
 # The slider

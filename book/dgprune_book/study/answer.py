@@ -6,6 +6,7 @@ no edit then. Nothing is chosen by the unseen domain: the advice follows from lo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dgprune_book.study.headlines import lost_points
 from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_results
 
+_ROLES = ("in_domain", "unseen")
 SCORE, BOTH, SIGNED = "risk_variance", "risk_variance mean=1", "risk_objective"
 CURVES = (SCORE, BOTH, "fisher", "bn_scale", "l1", "random")
 """The methods that the slider shows."""
@@ -28,12 +30,12 @@ SITUATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("held-out images", ("taylor on val", "fisher on val")),
     ("held-out images of several domains", (SCORE, BOTH, "worst_domain")),
 )
-# File, title, the ratio that sentences are about (set with the grid), files with further methods on
-# the same networks. Of those whose titles begin alike, the first one that is there is read.
+# File, title, classes, the ratio that sentences are about (set with the grid), files with further
+# methods on the same networks. Of those whose titles begin alike, the first that is there is read.
 _FILES = (
-    ("pacs", "PACS", 0.4, ()),
-    ("pacs64", "PACS at 64 pixels", 0.4, ()),
-    ("book", "digits", 0.5, ("variants",)),
+    ("pacs", "PACS", 7, 0.4, ()),
+    ("pacs64", "PACS at 64 pixels", 7, 0.4, ()),
+    ("book", "digits", 10, 0.5, ("variants",)),
 )
 
 
@@ -45,6 +47,7 @@ class Results:
         name: "PACS" or "digits", as the text calls it.
         path: The file of results.
         title: The same with the size of the images, where there are several.
+        classes: Their number; one in so many is right by chance.
         ratio: The pruning ratio that sentences are about.
         lost: From :func:`~dgprune_book.study.analysis.losses`.
         more: Further methods on the same networks, with those of ``lost``.
@@ -53,6 +56,7 @@ class Results:
     name: str
     path: Path
     title: str
+    classes: int
     ratio: float
     lost: pd.DataFrame
     more: pd.DataFrame
@@ -68,10 +72,35 @@ class Results:
 
     def losses_at(self, ratio: float | None = None) -> pd.DataFrame:
         """In-domain, unseen and extra loss of every network, mean of the standard criteria."""
-        inside, unseen = (
-            self.by_network(value, ratio)[self.standard].dropna().mean(axis=1)
-            for value in ("loss_in_domain", "loss_unseen")
+        return self._with_extra(self._standard(f"loss_{role}", ratio) for role in _ROLES)
+
+    def accuracies_at(self, ratio: float | None = None) -> pd.DataFrame:
+        """Accuracy in per cent of every network, mean of the standard criteria.
+
+        Returns:
+            Columns in_domain and unseen, and both with "_control": of the unpruned network with the
+            same fine-tuning.
+        """
+        names = [f"{role}{end}" for role in _ROLES for end in ("", "_control")]
+        return pd.DataFrame({n: 100 * self._standard(f"accuracy_{n}", ratio) for n in names})
+
+    def kept_at(self, ratio: float | None = None) -> pd.DataFrame:
+        """In-domain, unseen and extra share of the accuracy above chance that is left, in per cent.
+
+        Points of accuracy compare domains badly: where a network starts lower, it has less to lose.
+        The share is 100 for the control and 0 for guessing.
+        """
+        found, chance = self.accuracies_at(ratio), 100 / self.classes
+        return self._with_extra(
+            100 * (found[role] - chance) / (found[f"{role}_control"] - chance) for role in _ROLES
         )
+
+    def _standard(self, value: str, ratio: float | None) -> pd.Series:
+        return self.by_network(value, ratio)[self.standard].dropna().mean(axis=1)
+
+    @staticmethod
+    def _with_extra(found: Iterable[pd.Series]) -> pd.DataFrame:
+        inside, unseen = found
         return pd.DataFrame({"in_domain": inside, "unseen": unseen, "extra": unseen - inside})
 
 
@@ -102,7 +131,7 @@ def all_results(folder: str | Path = "results") -> list[Results]:
         PACS if a file of it is there (at 128 pixels rather than at 64), then the digits.
     """
     found: dict[str, Results] = {}
-    for file, title, ratio, further in _FILES:
+    for file, title, classes, ratio, further in _FILES:
         path, name = Path(folder, f"{file}.jsonl"), title.split()[0]
         if name in found or not path.is_file():
             continue
@@ -110,7 +139,7 @@ def all_results(folder: str | Path = "results") -> list[Results]:
         lost = _same_networks(_losses(path))
         if ratio in set(lost["pruning_ratio"]):  # else the run has only begun
             more = _losses(path, *(each for each in beside if each.is_file()))
-            found[name] = Results(name, path, title, ratio, lost, more)
+            found[name] = Results(name, path, title, classes, ratio, lost, more)
     return list(found.values())
 
 
