@@ -89,7 +89,7 @@ test-oldest: env-test ## run the package's tests with the oldest versions that p
 	rm -rf $(OLDEST) && $(RUN) -m venv $(OLDEST)
 	$(RUN) tools/oldest.py > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint $(OLDEST)/constraints.txt $(PIP_ARGS) --editable ".[test,pdf,study,hub,interop,data]"
+	  --constraint $(OLDEST)/constraints.txt $(PIP_ARGS) --editable ".[book,test,pdf,study,hub,interop,data]"
 	$(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m "not book"
 
 test-gpu: env-test ## run the tests that need a CUDA device, and fail where there is none
