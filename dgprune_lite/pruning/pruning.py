@@ -112,7 +112,7 @@ def plan_pruning(
 def prune(
     model: nn.Module,
     data: Split | Mapping[str, Dataset[Any]],
-    criterion: str = "risk_variance",
+    criterion: str = "fisher",
     pruning_ratio: Ratio | None = None,
     *,
     example_inputs: Inputs | None = None,
@@ -141,7 +141,7 @@ def prune(
         data: A :class:`~dgprune_lite.domains.splits.Split`, of which the held-out part of every
             source domain is scored on; or source domain name to data set, such as ``split.train``.
         criterion: See :func:`~dgprune_lite.scores.criteria.score`; ``options`` go to it. The
-            default is the plain score of the book; chapters 7, 8 and 11 compare them.
+            default follows from the book's results, by a rule that stands in chapter 8.
         pruning_ratio: See :func:`plan_pruning`, also for ``global_pruning``, ``ignored_layers``,
             ``round_to``, ``max_pruning_ratio`` and the targets.
         example_inputs: One input batch, or a tuple of several inputs, which is brought to the

@@ -27,7 +27,7 @@ from dgprune_lite.running import Logits, check_unwrapped
 def prune_iteratively(
     model: nn.Module,
     data: Split | Mapping[str, Dataset[Any]],
-    criterion: str = "risk_variance",
+    criterion: str = "fisher",
     pruning_ratio: Ratio | None = None,
     *,
     steps: int = 4,

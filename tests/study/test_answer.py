@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,19 @@ from dgprune_book.figures.answer_words import advice_table, answer, evidence
 from dgprune_book.figures.loss_explorer import describe_losses, loss_explorer, loss_figure
 from dgprune_book.figures.plots import plt
 from dgprune_book.study.analysis import BASELINES
-from dgprune_book.study.answer import CURVES, SITUATIONS, advice, all_results
+from dgprune_book.study.answer import (
+    CURVES,
+    SITUATIONS,
+    advice,
+    all_results,
+    default_criterion,
+)
 from dgprune_book.study.intervals import estimate
 from dgprune_book.study.results import read_rows, write_results
 from made_results import ENVS, row
 from scipy import stats
+
+import dgprune_lite as dg
 
 RESULTS = Path(__file__).parents[2] / "book/results"
 # What each method loses on the source domains and on the unseen one, in hundredths.
@@ -113,6 +122,21 @@ def test_advice_of_the_committed_results_follows_from_their_in_domain_losses():
                 means = gain.groupby(level="test_env").mean()
                 assert stats.ttest_1samp(means, 0).pvalue < 0.05
                 assert means.mean() > 0
+
+
+def test_the_default_follows_from_the_results(tmp_path):
+    write(tmp_path, "book", noise=1e-4)
+    assert default_criterion(all_results(tmp_path)) == "fisher"
+    write(tmp_path, "book", LOSSES | {"fisher": (9, 0)}, noise=1e-4)
+    assert default_criterion(all_results(tmp_path)) == "risk_variance"
+    write(tmp_path, "pacs64", noise=1e-4, dataset="PACS64")  # tells more
+    assert default_criterion(all_results(tmp_path)) == "fisher"
+
+
+@pytest.mark.parametrize("function", [dg.prune, dg.prune_iteratively])
+def test_the_package_takes_the_default_that_the_committed_results_give(function):
+    default = inspect.signature(function).parameters["criterion"].default
+    assert default == default_criterion(all_results(RESULTS))
 
 
 def test_losses_are_means_of_the_standard_criteria(tmp_path):

@@ -6,7 +6,7 @@ no edit then. Nothing is chosen by the unseen domain: the advice follows from lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,6 +186,19 @@ def advice(results: Results) -> list[Advice]:
         saved = [estimate((table["random"] - table[using]).dropna()) for table in (inside, unseen)]
         found.append(Advice(have, using, *saved))
     return found
+
+
+def default_criterion(measured: Sequence[Results]) -> str:
+    """What :func:`~dgprune_lite.pruning.pruning.prune` takes by default, by the rule of the book.
+
+    It is what :func:`advice` says of the most telling data set to whoever has most: held-out images
+    of several domains. So the table of advice and the default cannot part, and neither looks at the
+    unseen domain. (Which images are scored on is up to the caller: a ``Split`` has held-out ones.)
+
+    Args:
+        measured: From :func:`all_results`.
+    """
+    return advice(measured[0])[-1].method.removesuffix(" on val")
 
 
 def saved_with_a_misleading_cue(folder: str | Path = "results") -> tuple[Estimate, Estimate] | None:

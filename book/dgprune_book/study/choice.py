@@ -1,18 +1,59 @@
 """Choose a criterion without the unseen domain: leave out one *source* domain in turn.
 
-Reads the study's grid "nested", in which two domains are left out of training: ``test_env`` plays
-the unseen domain, and ``without`` is not looked at by anyone. For an unseen domain T, the cells
-with ``without`` = T know nothing of it; what loses least in them is chosen, and only then measured
-on networks whose unseen domain is T.
+Reads the study's grids "nested" and "pacs64_nested", in which two domains are left out of training:
+``test_env`` plays the unseen domain, and ``without`` is not looked at by anyone. For an unseen
+domain T, the cells with ``without`` = T know nothing of it; what loses least in them is chosen, and
+only then measured on networks whose unseen domain is T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from dgprune_book.study.analysis import PAIR, bootstrap_interval
+from dgprune_book.study.analysis import PAIR, balanced, bootstrap_interval, losses
+from dgprune_book.study.intervals import domain_interval
+from dgprune_book.study.results import read_results
+
+
+def losses_left_out(path: str | Path) -> pd.DataFrame:
+    """Losses on domains left out beside the unseen one, of complete seeds.
+
+    Args:
+        path: Results of a grid whose cells have a ``without``.
+
+    Returns:
+        As :func:`~dgprune_book.study.analysis.losses`. A cell that measured both domains gives two
+        rows; what was pruned in rounds says so in its ``method``.
+    """
+    lost = losses(balanced(both_ways(read_results(path)[0])))
+    rounds = lost["schedule_steps"].map(lambda number: f" in {number} rounds" if number > 1 else "")
+    return lost.assign(method=lost["method"] + rounds)
+
+
+def both_ways(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add to cells that measured ``without``, too, the same with the two domains exchanged."""
+    if "accuracy_without" not in frame:
+        return frame
+    both = frame[frame["accuracy_without"].notna()]
+    other = both.assign(
+        test_env=both["without"],
+        without=both["test_env"],
+        accuracy_unseen=both["accuracy_without"],
+        accuracy_by_domain=[
+            {**{name: value for name, value in found.items() if name != env}, other: accuracy}
+            for found, env, other, accuracy in zip(
+                both["accuracy_by_domain"],
+                both["test_env"],
+                both["without"],
+                both["accuracy_without"],
+                strict=True,
+            )
+        ],
+    )
+    return pd.concat([frame, other], ignore_index=True)
 
 
 def choose_on_sources(
@@ -45,14 +86,15 @@ def advantages(nested: pd.DataFrame, methods: Sequence[str], reference: str) -> 
     """By how many points each method loses less than ``reference`` on source domains left out.
 
     Args:
-        nested: :func:`~dgprune_book.study.analysis.losses` of the grid "nested".
+        nested: From :func:`losses_left_out`.
         methods: Those to compare; the reference itself is left out.
         reference: Such as the default of :func:`~dgprune_lite.pruning.pruning.prune`.
 
     Returns:
-        Rows are methods, best first; ``points`` (mean over networks), ``low`` and ``high`` (its
-        bootstrap 95 % interval) and ``networks``. A network's value is its mean over ratios and
-        over the two domains that it is measured on.
+        Rows are methods, best first; ``points`` (mean over networks), its two 95 % intervals,
+        ``low`` and ``high`` over networks (bootstrap), ``domain_low`` and ``domain_high`` over the
+        domains measured on (Student's t), and ``networks``. A network's value is its mean over
+        ratios and over the two domains that it is measured on.
 
     Raises:
         ValueError: A method that is not there.
@@ -64,11 +106,23 @@ def advantages(nested: pd.DataFrame, methods: Sequence[str], reference: str) -> 
     rows = {}
     for name in methods:
         if name != reference:
-            gain = by_network((table[reference] - table[name]).dropna())
-            low, high = bootstrap_interval(gain)
-            rows[name] = {"points": gain.mean(), "low": low, "high": high, "networks": len(gain)}
+            gain = (table[reference] - table[name]).dropna()
+            networks = by_network(gain)
+            ends = (*bootstrap_interval(networks), *domain_interval(gain))
+            rows[name] = dict(zip(("low", "high", "domain_low", "domain_high"), ends, strict=True))
+            rows[name] |= {"points": networks.mean(), "networks": len(networks)}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     return frame.sort_values("points", ascending=False)
+
+
+def found_better(ahead: pd.DataFrame) -> str | None:
+    """The method that a search found, or None: the best, if both intervals begin above 0.
+
+    Args:
+        ahead: From :func:`advantages`.
+    """
+    best = ahead.iloc[0]
+    return str(ahead.index[0]) if min(best["low"], best["domain_low"]) > 0 else None
 
 
 def by_network(values: pd.Series) -> pd.Series:
