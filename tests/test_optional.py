@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dgprune_book.assignment import __main__ as assignment
 from dgprune_book.assignment import protocol
-from dgprune_book.study import agreement, analysis, runner
+from dgprune_book.study import agreement, analysis, command, runner
 
 import dgprune_lite
 
@@ -46,10 +46,10 @@ def test_a_missing_package_is_named(missing, call, message, monkeypatch):
 @pytest.mark.parametrize(
     ("missing", "program", "arguments", "message"),
     [
-        ("joblib", runner, ["smoke"], f"a study needs joblib: {STUDY}"),
+        ("joblib", command, ["smoke"], f"a study needs joblib: {STUDY}"),
         (
             "distributed",
-            runner,
+            command,
             ["smoke", "--backend", "dask"],
             r"needs distributed: pip install distributed",
         ),

@@ -26,9 +26,10 @@ from dgprune_book.assignment.protocol import (
     networks,
 )
 from dgprune_book.assignment.runner import Limits, ask
-from dgprune_book.study import experiment
-from dgprune_book.study.cells import BASELINES as STUDIED
-from dgprune_book.study.cells import STD, Cell, cell_of
+from dgprune_book.study import datasets
+from dgprune_book.study.cells import Cell, cell_of
+from dgprune_book.study.criteria import BASELINES as STUDIED
+from dgprune_book.study.criteria import STD
 from dgprune_book.study.experiment import Bench, random_seed, run_cell
 from dgprune_book.study.results import read_results
 from torch.utils.data import Dataset, TensorDataset
@@ -110,7 +111,7 @@ def function_of(path: Path):
 
 
 def test_baselines_and_template_score_as_the_study_does(tmp_path, monkeypatch):
-    monkeypatch.setitem(experiment.DATASETS, "Tiny", tiny_domains)
+    monkeypatch.setitem(datasets.DATASETS, "Tiny", tiny_domains)
     bench = Bench(TINY, tmp_path)
     seed = random_seed(TINY, bench.graph)
     model, sources = unpack(pack(bench.model, RECIPE, bench.split, seed))
@@ -355,7 +356,7 @@ def without_times(row):
 
 @pytest.mark.slow
 def test_one_that_fails_keeps_no_other_from_being_ranked(tmp_path, monkeypatch):
-    monkeypatch.setitem(experiment.DATASETS, "Tiny", tiny_domains)
+    monkeypatch.setitem(datasets.DATASETS, "Tiny", tiny_domains)
     controls = [TINY.control]
     drawn = body("return {g: torch.rand(n.size) for g, n in graph.groups.items()}")
     many = {"crash": body("return 1 / 0"), "drawn": drawn}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dgprune_book.figures import network_page
-from dgprune_book.study import cells, experiment
+from dgprune_book.study import cells, datasets
 from dgprune_book.study.experiment import Bench
 from torch.utils.data import TensorDataset
 
@@ -38,7 +38,7 @@ def toy_domains(spoiled: str = "") -> dg.MultipleDomainDataset:
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
     for name, spoiled in (("Toy", ""), ("ToySpoiled", "b")):
-        monkeypatch.setitem(experiment.DATASETS, name, lambda spoiled=spoiled: toy_domains(spoiled))
+        monkeypatch.setitem(datasets.DATASETS, name, lambda spoiled=spoiled: toy_domains(spoiled))
         monkeypatch.setitem(cells.ENVIRONMENTS, name, NAMES)
 
 

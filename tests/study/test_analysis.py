@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from dgprune_book.study import analysis
-from dgprune_book.study.cells import BASELINES, OURS, Cell
+from dgprune_book.study.cells import Cell
+from dgprune_book.study.criteria import BASELINES, OURS
 from dgprune_book.study.results import read_results, write_results
 from made_results import row, study
 from scipy import stats

@@ -19,15 +19,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dgprune_book.study import experiment, runner
-from dgprune_book.study.cells import (
-    BASELINES,
-    ENVIRONMENTS,
-    OURS,
-    Cell,
-    cell_of,
-    variance_score,
-)
+from dgprune_book.study import collecting, command, datasets, experiment, runner
+from dgprune_book.study.cells import ENVIRONMENTS, Cell, cell_of
+from dgprune_book.study.criteria import BASELINES, OURS, variance_score
 from dgprune_book.study.experiment import Bench, dense_network, run_cell
 from dgprune_book.study.grids import GRIDS, RATIOS, SEARCH, grid_cells, stages
 from dgprune_book.study.results import read_results, write_results
@@ -56,7 +50,7 @@ def tiny_domains() -> dg.MultipleDomainDataset:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(experiment.DATASETS, "Tiny", tiny_domains)
+    monkeypatch.setitem(datasets.DATASETS, "Tiny", tiny_domains)
 
 
 def without_times(row):
@@ -122,11 +116,11 @@ def test_the_search_on_pacs_leaves_out_every_pair_of_domains_for_every_candidate
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_grids_know_the_environments_of_each_dataset(name, tmp_path, monkeypatch):
     if name.startswith("PACS"):
-        monkeypatch.delenv(experiment.PACS_FOLDER, raising=False)
+        monkeypatch.delenv(datasets.PACS_FOLDER, raising=False)
         with pytest.raises(ValueError, match="where is PACS"):
-            experiment.DATASETS[name]()
-        monkeypatch.setenv(experiment.PACS_FOLDER, str(dg.draw_tiny_pacs(tmp_path)))
-    assert ENVIRONMENTS[name] == experiment.DATASETS[name]().ENVIRONMENTS
+            datasets.DATASETS[name]()
+        monkeypatch.setenv(datasets.PACS_FOLDER, str(dg.draw_tiny_pacs(tmp_path)))
+    assert ENVIRONMENTS[name] == datasets.DATASETS[name]().ENVIRONMENTS
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -504,7 +498,7 @@ def test_collect_writes_what_is_done_in_order_with_its_provenance(tmp_path):
     runner.run(cells[4:], tmp_path, backend="sequential", progress=False)
     runner.run(cells[:2], tmp_path, backend="sequential", progress=False)
     path = tmp_path / "results" / "tiny.jsonl"
-    assert runner.collect(cells, tmp_path, path, "make it") == (len(cells) - 2, len(cells))
+    assert collecting.collect(cells, tmp_path, path, "make it") == (len(cells) - 2, len(cells))
     frame, header = read_results(path)
     expected = [cell.criterion for cell in (*cells[:2], *cells[4:])]
     assert frame["criterion"].tolist() == expected
@@ -517,14 +511,14 @@ def test_collect_writes_what_is_done_in_order_with_its_provenance(tmp_path):
     assert header["made_with"][0]["device"] == "cpu"
     assert header["hours"] >= 0
     before = path.read_bytes()
-    runner.collect(cells, tmp_path, path, "make it")
+    collecting.collect(cells, tmp_path, path, "make it")
     assert path.read_bytes() == before
 
     elsewhere = tmp_path / "another machine"  # knows nothing but the collected file
-    assert runner.restore(cells, elsewhere, path) == len(cells) - 2
-    assert runner.restore(cells, elsewhere, path) == 0
+    assert collecting.restore(cells, elsewhere, path) == len(cells) - 2
+    assert collecting.restore(cells, elsewhere, path) == 0
     assert runner.run(cells[:2], elsewhere, backend="sequential", progress=False) == 0
-    runner.collect(cells, elsewhere, path, "make it")
+    collecting.collect(cells, elsewhere, path, "make it")
     assert path.read_bytes() == before
 
 
@@ -533,7 +527,7 @@ def test_a_result_that_is_not_whole_is_named(tmp_path):
     path = runner.cell_path(TINY, tmp_path)
     path.write_text(path.read_text()[:100])
     with pytest.raises(ValueError, match=rf"{path.name}' is not whole .* delete it"):
-        runner.collect([TINY], tmp_path, tmp_path / "r.jsonl", "")
+        collecting.collect([TINY], tmp_path, tmp_path / "r.jsonl", "")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
@@ -711,14 +705,14 @@ def test_a_cluster_is_looked_at_before_it_is_used(monkeypatch):
             return {"tcp://one:1": 4}
 
     monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Client))
-    with pytest.raises(ValueError, match="has 4 threads"), runner._cluster("dask", "tcp://x", 1):
+    with pytest.raises(ValueError, match="has 4 threads"), command._cluster("dask", "tcp://x", 1):
         pytest.fail("used")
 
 
 def test_a_cluster_with_several_threads_a_worker_is_refused():
-    runner._check_threads({"tcp://one:1": 1})
+    command._check_threads({"tcp://one:1": 1})
     with pytest.raises(ValueError, match=r"worker tcp://two:1 has 4 threads.*--nthreads 1"):
-        runner._check_threads({"tcp://one:1": 1, "tcp://two:1": 4})
+        command._check_threads({"tcp://one:1": 1, "tcp://two:1": 4})
 
 
 def test_a_row_may_hold_any_character(tmp_path):
@@ -732,7 +726,7 @@ def test_a_cell_of_pacs_in_rounds_has_whole_blocks_and_the_scores_see_images_as_
     tmp_path, monkeypatch
 ):
     folder = dg.draw_tiny_pacs(tmp_path / "images")
-    monkeypatch.setitem(experiment.DATASETS, "PACS tiny", lambda: dg.PACS(folder, image_size=32))
+    monkeypatch.setitem(datasets.DATASETS, "PACS tiny", lambda: dg.PACS(folder, image_size=32))
     settings = {"network": "efficientnet_lite0", "width": 0, "dense_steps": 1, "finetune_steps": 2}
     cell = Cell(
         "PACS tiny", "S", 0, "fisher", scored_on="train", images_per_domain=8, pruning_ratio=0.4,
@@ -752,19 +746,19 @@ def test_a_cell_of_pacs_in_rounds_has_whole_blocks_and_the_scores_see_images_as_
 
 def test_dry_run_counts_and_help_lists_the_grids(tmp_path, capsys):
     nowhere = ["--work", str(tmp_path), "--output", str(tmp_path / "results")]
-    assert runner.main(["book", "smoke", "--dry-run", *nowhere]) == 0
+    assert command.main(["book", "smoke", "--dry-run", *nowhere]) == 0
     shown = capsys.readouterr().out
     planned = len(grid_cells(["book"])) + len(grid_cells(["smoke"]))
     assert f"{planned} cells, 0 done, {planned} to do" in shown
     assert "hours" in shown
     with pytest.raises(SystemExit):
-        runner.main(["--help"])
+        command.main(["--help"])
     shown = capsys.readouterr().out
     for name, (about, _) in GRIDS.items():
         assert name in shown
         assert about in shown
     with pytest.raises(SystemExit):
-        runner.main(["bok"])
+        command.main(["bok"])
     assert "unknown grid 'bok'" in capsys.readouterr().err
 
 
@@ -772,14 +766,14 @@ def test_dry_run_writes_nothing_and_counts_what_was_collected(tmp_path, monkeypa
     monkeypatch.setitem(GRIDS, "smoke", ("tiny", tiny_cells))
     where = ["--output", str(tmp_path / "out")]
     runner.run(tiny_cells()[:2], tmp_path / "work", backend="sequential", progress=False)
-    runner.main(["smoke", "--collect", "--work", str(tmp_path / "work"), *where])
+    command.main(["smoke", "--collect", "--work", str(tmp_path / "work"), *where])
     elsewhere = tmp_path / "another machine"
-    assert runner.main(["smoke", "--dry-run", "--work", str(elsewhere), *where]) == 0
+    assert command.main(["smoke", "--dry-run", "--work", str(elsewhere), *where]) == 0
     count = len(tiny_cells())
     assert f"{count} cells, 2 done, {count - 2} to do" in capsys.readouterr().out
     assert not elsewhere.exists()
     nothing = ["--output", str(tmp_path / "nothing")]
-    runner.main(["smoke", "--dry-run", "--work", str(tmp_path / "work"), *nothing])
+    command.main(["smoke", "--dry-run", "--work", str(tmp_path / "work"), *nothing])
     assert f"{count} cells, 2 done, {count - 2} to do" in capsys.readouterr().out
 
 
@@ -790,12 +784,12 @@ def test_dry_run_writes_nothing_and_counts_what_was_collected(tmp_path, monkeypa
 def test_a_gpu_is_not_shared_unless_one_says_so(tmp_path, monkeypatch, arguments, jobs):
     asked = {}
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    monkeypatch.setattr(runner, "run", lambda *_, **settings: asked.update(settings))
+    monkeypatch.setattr(command, "run", lambda *_, **settings: asked.update(settings))
     where = ["--work", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert runner.main(["smoke", *arguments, *where]) == 0
+    assert command.main(["smoke", *arguments, *where]) == 0
     assert asked["jobs"] == jobs
     with pytest.raises(SystemExit):
-        runner.main(["smoke", "--jobs", "0", *where])
+        command.main(["smoke", "--jobs", "0", *where])
 
 
 def test_the_gpu_that_is_named_is_the_one_used(monkeypatch):
@@ -806,9 +800,9 @@ def test_the_gpu_that_is_named_is_the_one_used(monkeypatch):
 def test_main_runs_and_collects(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(GRIDS, "smoke", ("tiny", tiny_cells))
     where = ["--work", str(tmp_path), "--output", str(tmp_path / "out"), "--jobs", "1"]
-    assert runner.main(["smoke", *where]) == 0
+    assert command.main(["smoke", *where]) == 0
     assert len(read_results(tmp_path / "out" / "smoke.jsonl")[0]) == len(tiny_cells())
-    assert runner.main(["smoke", *where, "--collect"]) == 0
+    assert command.main(["smoke", *where, "--collect"]) == 0
     assert f"{len(tiny_cells())} of {len(tiny_cells())} cells" in capsys.readouterr().err
 
 
@@ -915,8 +909,8 @@ def test_committed_cells_come_out_the_same(sample_work, grid, criterion, ratio):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not os.environ.get(experiment.PACS_FOLDER),
-    reason=f"{experiment.PACS_FOLDER} does not name a folder with PACS",
+    not os.environ.get(datasets.PACS_FOLDER),
+    reason=f"{datasets.PACS_FOLDER} does not name a folder with PACS",
 )
 def test_committed_cells_of_pacs_come_out_the_same(tmp_path):
     frame, _ = read_results(ROOT / "book" / "results" / "pacs64.jsonl")

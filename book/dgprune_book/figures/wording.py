@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dgprune_book.study.analysis import PAIR, bootstrap_interval
-from dgprune_book.study.intervals import Estimate
+from dgprune_book.study.analysis import PAIR
+from dgprune_book.study.intervals import Estimate, bootstrap_interval
 
 _WITH_ERROR = re.compile(r"[\d.]+ (± [\d.]+|\(-?[\d.]+ to -?[\d.]+\))")
 

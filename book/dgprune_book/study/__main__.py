@@ -2,7 +2,7 @@
 
 import sys
 
-from dgprune_book.study.runner import main
+from dgprune_book.study.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,11 @@
-"""What the results of the study say: losses, curves, paired comparisons, and verdicts on claims.
+"""What the results of the study say: losses, curves and paired comparisons.
 
 A *pair* is a (test domain, seed): the same trained network and the same fine-tuning batches for
 every method, so methods are compared by their differences within pairs. Losses are in percentage
 points of accuracy, positive where accuracy is lost, against the unpruned network with the same
 fine-tuning.
 
-What this file is *not*: figures (``plots.py``). It reads tables and knows nothing of networks.
+What this file is *not*: intervals (``intervals.py``) or verdicts (``claims.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from dgprune_book.study.cells import CONTROL, LATER
+from dgprune_book.study.intervals import bootstrap_interval
 from dgprune_lite.checks import nearest_name, require
 
 BASELINES = ("l1", "bn_scale", "fpgm", "taylor", "fisher")
@@ -180,13 +181,12 @@ def by_test_domain(lost: pd.DataFrame, value: str = "loss_unseen") -> pd.DataFra
         each seed's mean over test domains, then mean and standard error over seeds, as in
         DomainBed. "worst": the test domain with the largest mean, named in ``domain``.
     """
-    by = ["method", "pruning_ratio"]
 
     def describe(series: pd.Series) -> dict[str, Any]:
         return {"mean": series.mean(), "se": standard_error(series), "seeds": len(series)}
 
     rows = []
-    for (method, ratio), part in lost.groupby(by, sort=True):
+    for (method, ratio), part in lost.groupby(["method", "pruning_ratio"], sort=True):
         base = {"method": method, "pruning_ratio": ratio}
         domains = [
             {**base, "test_env": env, "domain": env, **describe(series)}
@@ -220,35 +220,11 @@ def average_of_methods(
         ValueError: A method that is missing for some pair.
     """
     by = [*PAIR, "pruning_ratio", *(column for column in SETTINGS if column in lost)]
-    values = [column for column in lost if column.startswith("loss_")]
     groups = lost[lost["method"].isin(methods)].groupby(by)
     if groups.ngroups == 0 or (groups.size() != len(methods)).any():
         raise ValueError(f"not every pair and ratio has all methods of {', '.join(methods)}")
-    return groups[values].mean().reset_index().assign(method=name)
-
-
-def bootstrap_interval(
-    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean.
-
-    Args:
-        values: One a pair.
-        level: Share of resampled means inside.
-        resamples: How often pairs are drawn again, with replacement.
-        seed: Of the draws.
-
-    Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
-
-    >>> bootstrap_interval([1.0, 1.0, 1.0])
-    (1.0, 1.0)
-    """
-    array = np.asarray(values, dtype=float)
-    if len(array) == 0:
-        raise ValueError("no pairs to take an interval over")
-    draws = np.random.default_rng(seed).integers(len(array), size=(resamples, len(array)))
-    low, high = np.quantile(array[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    means = groups[[column for column in lost if column.startswith("loss_")]].mean()
+    return means.reset_index().assign(method=name)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -257,9 +233,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    order = np.argsort(p_values, kind="stable")
     adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
@@ -343,7 +318,7 @@ def table_of_pairs(lost: pd.DataFrame, ratio: float | Sequence[float], value: st
             f"{sorted(lost[mixed[0]].unique().tolist())}; compare one at a time"
         )
     ratios = [ratio] if isinstance(ratio, float | int) else list(ratio)
-    known = sorted(lost["pruning_ratio"].unique().tolist())
+    known = sorted(set(lost["pruning_ratio"]))
     if missing := [each for each in ratios if each not in known]:
         raise ValueError(f"pruning_ratio={missing[0]!r} is not among the results: {known}")
     part = lost[lost["pruning_ratio"].isin(ratios)]

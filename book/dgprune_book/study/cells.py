@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dgprune_book.study.criteria import Criterion
 from dgprune_book.study.variants import SCORES
 from dgprune_lite.scores.criteria import CRITERIA, NEEDS_STATISTICS
 
@@ -197,47 +198,6 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
     if "images_per_domain" in known:
         known["images_per_domain"] = int(known["images_per_domain"])
     return Cell(**known)
-
-
-Criterion = dict[str, Any]  # the fields of a cell that say how filters are scored
-
-BASELINES: tuple[Criterion, ...] = (
-    {"criterion": "random"},
-    {"criterion": "l1"},
-    {"criterion": "bn_scale"},
-    {"criterion": "fpgm"},
-    {"criterion": "taylor", "scored_on": "train"},
-    {"criterion": "fisher", "scored_on": "train"},
-)
-_, L1, BN_SCALE, FPGM, TAYLOR, FISHER = BASELINES
-
-
-def variance_score(scored_on: str = "val", statistics: str = "plain", **options: Any) -> Criterion:
-    """The risk-variance score with options of its own."""
-    return {
-        "criterion": "risk_variance",
-        "scored_on": scored_on,
-        "statistics": statistics,
-        "options": options,
-    }
-
-
-STD = variance_score(order="fisher", mean_weight=0.0, variance_weight=1.0)
-MEAN_AND_STD = variance_score(order="fisher", mean_weight=1.0, variance_weight=1.0)
-WORST_DOMAIN: Criterion = {"criterion": "worst_domain", "scored_on": "val"}
-OURS: tuple[Criterion, ...] = (
-    STD,
-    MEAN_AND_STD,
-    variance_score(order="second"),
-    WORST_DOMAIN,
-    {"criterion": "risk_gradient", "scored_on": "val"},
-)
-
-
-def objective_score(order: str, variance_weight: float) -> Criterion:
-    """The signed score: what V-REx's objective loses when the filter goes."""
-    options = {"order": order, "variance_weight": variance_weight}
-    return {"criterion": "risk_objective", "scored_on": "val", "options": options}
 
 
 def cross(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgprune_book.study.analysis import PAIR, balanced, bootstrap_interval, losses
-from dgprune_book.study.intervals import domain_interval
+from dgprune_book.study.analysis import PAIR, balanced, losses
+from dgprune_book.study.intervals import bootstrap_interval, domain_interval
 from dgprune_book.study.results import read_results
 
 

@@ -8,11 +8,9 @@ What this file is *not*: the list of experiments (``grids.py``), or what runs ma
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from dgprune_book.study.cells import Cell
+from dgprune_book.study.datasets import dataset_of
 from dgprune_book.study.results import to_line
 from dgprune_book.study.variants import SCORES, masked_statistics, virtual_domains
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
-from dgprune_lite.checks import nearest_name
 from dgprune_lite.domains import (
     PACS,
-    ColoredMNIST,
-    DigitsLite,
     ImageTensors,
-    MultipleDomainDataset,
-    RotatedMNIST,
     Split,
     count,
     leave_one_domain_out,
@@ -46,37 +40,7 @@ from dgprune_lite.running import device_of
 from dgprune_lite.scores.criteria import NEEDS_STATISTICS, normalize_groups, score
 from dgprune_lite.scores.risks import DomainStatistics, Order, domain_statistics
 
-PACS_FOLDER = "DGPRUNE_PACS"  # the environment variable that says where PACS is
-
-
-def _pacs(size: int) -> MultipleDomainDataset:
-    folder = os.environ.get(PACS_FOLDER)
-    if not folder:
-        raise ValueError(
-            f"where is PACS? Name its folder with --data FOLDER or the variable {PACS_FOLDER}"
-        )
-    return PACS(folder, image_size=size)
-
-
-DATASETS: dict[str, Callable[[], MultipleDomainDataset]] = {
-    "DigitsLite": DigitsLite,
-    "RotatedMNIST": RotatedMNIST,
-    "ColoredMNIST": ColoredMNIST,
-    "PACS64": partial(_pacs, 64),
-    "PACS128": partial(_pacs, 128),
-}
 DIGITS = 5  # decimals kept of accuracies and risks
-
-
-@cache
-def _dataset(name: str, device: str) -> MultipleDomainDataset:
-    if name not in DATASETS:
-        raise ValueError(
-            f"dataset {name!r} is unknown; expected one of {', '.join(DATASETS)}."
-            f"{nearest_name(name, DATASETS)}"
-        )
-    dataset = DATASETS[name]()
-    return dataset.in_memory(device) if isinstance(dataset, PACS) else dataset
 
 
 class Bench:
@@ -89,7 +53,7 @@ class Bench:
     """
 
     def __init__(self, cell: Cell, work: Path, device: str = "cpu") -> None:
-        dataset = _dataset(cell.dataset, device)
+        dataset = dataset_of(cell.dataset, device)
         self.split = _without(leave_one_domain_out(dataset, cell.test_env, cell.seed), cell.without)
         self.left_out = {cell.without: dataset[cell.without]} if cell.without else {}
         self.normalized = isinstance(dataset, PACS)

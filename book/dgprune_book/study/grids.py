@@ -11,44 +11,41 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dgprune_book.study import pacs
-from dgprune_book.study.cells import (
+from dgprune_book.study.cells import ENVIRONMENTS, SEEDS, Cell, cross
+from dgprune_book.study.criteria import (
     BASELINES,
     BN_SCALE,
-    ENVIRONMENTS,
     FISHER,
+    HELD_OUT_FISHER,
     L1,
+    MASKED,
     MEAN_AND_STD,
     OURS,
-    SEEDS,
+    PRIOR,
+    SCALED,
+    SECOND,
     STD,
     TAYLOR,
+    VIRTUAL,
     WORST_DOMAIN,
-    Cell,
     Criterion,
-    cross,
     objective_score,
+    on_held_out_images,
     variance_score,
 )
 
 RATIOS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8)
-
-
-# The search for a better score. Each goes back to a reason why the plain one may fall short.
+MAIN = (L1, BN_SCALE, FISHER, STD, MEAN_AND_STD)
 SEARCH: tuple[Criterion, ...] = (
-    # three risks give a poor variance: lean on their mean, or make more domains
     variance_score(mean_weight=1.0, variance_weight=3.0),
     variance_score(mean_weight=1.0, variance_weight=10.0),
-    variance_score(mean_weight=1.0, statistics="virtual"),
-    # ½F is a poor estimate: measure better
-    variance_score(order="second", mean_weight=1.0),
+    VIRTUAL,
+    SECOND,
     variance_score(order="exact", mean_weight=1.0),
-    # a domain with large risks outweighs the others
-    variance_score(mean_weight=1.0, normalize=True),
-    # filters do not go alone
+    SCALED,
     variance_score(order="first", mean_weight=1.0, statistics="masked"),
-    variance_score(order="fisher", mean_weight=1.0, statistics="masked"),
-    # a prior that needs no data
-    {"criterion": "bn_scale_and_risk", "scored_on": "val"},
+    MASKED,
+    PRIOR,
 )
 
 
@@ -60,9 +57,6 @@ def _widths() -> list[Cell]:
     return cross([*BASELINES, *OURS], RATIOS, width=8)
 
 
-MAIN = (L1, BN_SCALE, FISHER, STD, MEAN_AND_STD)
-
-
 def _resnet() -> list[Cell]:
     return cross([*BASELINES, *OURS], (0.3, 0.5, 0.7), network="digits_resnet")
 
@@ -70,7 +64,8 @@ def _resnet() -> list[Cell]:
 def _variants() -> list[Cell]:
     uniform = [
         *SEARCH,
-        *({**c, "scored_on": "val"} for c in (TAYLOR, FISHER)),
+        on_held_out_images(TAYLOR),
+        HELD_OUT_FISHER,
         *(variance_score(order=order) for order in ("first", "exact")),
         *({**c, "scored_on": "train"} for c in (STD, MEAN_AND_STD)),
         *({**STD, "images_per_domain": images} for images in (10, 30, 100)),

@@ -7,12 +7,12 @@ might.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from dgprune_book.study.analysis import bootstrap_interval
 from dgprune_lite.checks import require
 
 
@@ -37,6 +37,30 @@ class Estimate:
         """Whether both intervals lie on one side of 0."""
         ends = (*self.networks, *self.domains)
         return min(ends) > 0 or max(ends) < 0
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean.
+
+    Args:
+        values: One a pair.
+        level: Share of resampled means inside.
+        resamples: How often pairs are drawn again, with replacement.
+        seed: Of the draws.
+
+    Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+
+    >>> bootstrap_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    array = np.asarray(values, dtype=float)
+    if len(array) == 0:
+        raise ValueError("no pairs to take an interval over")
+    draws = np.random.default_rng(seed).integers(len(array), size=(resamples, len(array)))
+    low, high = np.quantile(array[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def domain_interval(values: pd.Series, level: float = 0.95) -> tuple[float, float]:

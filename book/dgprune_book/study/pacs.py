@@ -7,20 +7,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from dgprune_book.study.cells import (
+from dgprune_book.study.cells import Cell, cross
+from dgprune_book.study.criteria import (
     BASELINES,
     BN_SCALE,
     FISHER,
     FPGM,
+    HELD_OUT_FISHER,
     L1,
+    MASKED,
     MEAN_AND_STD,
+    PRIOR,
+    REVERSED,
+    SCALED,
+    SECOND,
+    SPREAD_REVERSED,
     STD,
     TAYLOR,
+    VIRTUAL,
     WORST_DOMAIN,
-    Cell,
     Criterion,
-    cross,
-    variance_score,
+    on_held_out_images,
 )
 
 NETWORK = {"network": "efficientnet_lite0", "width": 0, "weights": "DEFAULT", "round_to": 8}
@@ -41,28 +48,18 @@ def on_training_images(criterion: Criterion) -> Criterion:
     return {**criterion, "scored_on": "train", "images_per_domain": 400}
 
 
-def on_held_out_images(criterion: Criterion) -> Criterion:
-    """The same on all images that are held out."""
-    return {**criterion, "scored_on": "val"}
-
-
-SECOND = variance_score(order="second", mean_weight=1.0)
-# What only some domains need goes first, among what is needed equally on average or in any case.
-REVERSED = variance_score(mean_weight=1.0, reverse=True)
-SPREAD_REVERSED = variance_score(reverse=True)
-
 # The ladder, by what the score knows, but for the last, which tells what held-out images do.
 MAIN: tuple[Criterion, ...] = (
     BASELINES[0],
     L1,
     BN_SCALE,
     on_training_images(TAYLOR),
-    on_held_out_images(FISHER),
+    HELD_OUT_FISHER,
     STD,
     MEAN_AND_STD,
     on_training_images(FISHER),
 )
-CORE = (BASELINES[0], L1, on_held_out_images(FISHER), STD, MEAN_AND_STD)
+CORE = (BASELINES[0], L1, HELD_OUT_FISHER, STD, MEAN_AND_STD)
 # With these, {mean, spread, both, reversed} on training and on held-out images are complete.
 LIKE_FOR_LIKE: tuple[Criterion, ...] = (
     REVERSED,
@@ -93,14 +90,14 @@ def small() -> list[Cell]:
 # The search for a better score: what a score is averaged over, and what it is measured with.
 SEARCH: tuple[Criterion, ...] = (
     REVERSED,
-    variance_score(mean_weight=1.0, normalize=True),
+    SCALED,
     {"criterion": "geometric_mean", "scored_on": "val"},
     {"criterion": "mean_rank", "scored_on": "val"},
-    {"criterion": "bn_scale_and_risk", "scored_on": "val"},
-    {"criterion": "fisher", "scored_on": "val", "statistics": "virtual"},
-    variance_score(mean_weight=1.0, statistics="virtual"),
-    variance_score(mean_weight=1.0, statistics="virtual", reverse=True),
-    variance_score(order="fisher", mean_weight=1.0, statistics="masked"),
+    PRIOR,
+    HELD_OUT_FISHER | {"statistics": "virtual"},
+    VIRTUAL,
+    VIRTUAL | {"options": REVERSED["options"]},
+    MASKED,
 )
 # Two networks leave out every domain once.
 PAIRS = ((("A", "C"), ("P", "S")), (("A", "P"), ("C", "S")), (("A", "S"), ("C", "P")))
@@ -110,14 +107,13 @@ def nested() -> list[Cell]:
     """The search, judged on domains left out beside the unseen one: for a CPU, at 64 pixels."""
     settings: dict[str, Any] = {**SMALL, "measure": "left-out", "seeds": [0]}
     rounds = {"schedule": "iterative", "schedule_steps": 4}
-    fisher = on_held_out_images(FISHER)
     cells = []
     for pairs in PAIRS:
         for env, other in pairs:
             each = settings | {"test_envs": [env], "without": other}
-            criteria = [fisher, MEAN_AND_STD, STD, *SEARCH, L1, BASELINES[0]]
+            criteria = [HELD_OUT_FISHER, MEAN_AND_STD, STD, *SEARCH, L1, BASELINES[0]]
             cells += cross(criteria, (0.4,), **each)
-            cells += cross([fisher], (0.4,), **(each | rounds))
+            cells += cross([HELD_OUT_FISHER], (0.4,), **(each | rounds))
     return cells
 
 
@@ -140,7 +136,7 @@ def large() -> list[Cell]:
     All of `MAIN` at one ratio is there first, for five seeds: one network is one process's task.
     """
     rounds = {"schedule": "iterative", "schedule_steps": 4}
-    ranked = (L1, BN_SCALE, on_held_out_images(FISHER), MEAN_AND_STD)
+    ranked = (L1, BN_SCALE, HELD_OUT_FISHER, MEAN_AND_STD)
     return [
         *cross(MAIN, (0.4,), **LARGE),
         *cross(LIKE_FOR_LIKE, (0.4,), **LARGE),
