@@ -122,7 +122,8 @@ def _choice(measured: Sequence[Results], use: str) -> str:
 def _score(measured: Sequence[Results], use: str) -> str:
     if use == SCORE:
         return "**That is the score of the question**: it holds what it promises here."
-    found, verdict = [], ""
+    found: list[str] = []
+    verdict = ""
     for each in measured:
         table = each.by_network("loss_unseen")
         if not {use, SCORE} <= set(table):
