@@ -13,11 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the known name nearest to a wrong one, or "".
-
-    >>> nearest_name("mnistm", ("mnist_m", "optdigits"))
-    " Did you mean 'mnist_m'?"
-    """
+    """Return " Did you mean 'x'?" for the known name nearest to a wrong one, or ""."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
     return f" Did you mean {by_lower_case[close[0]]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""Write a file in one piece or not at all."""
+"""Files that are written in one piece or not at all, and tensors read from them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 
 def write_atomically(
     path: str | os.PathLike[str], content: str | bytes, *, replace: bool = True
 ) -> bool:
     """Write a file so that others see all of it or none; return whether it was written.
 
-    The content, bytes or text (as UTF-8, with its line ends as they are), goes to a hidden file in
-    the same folder, which is made if it is not there, and gets its name once all is on the disk.
-    Several writers may write the same path, in threads, processes or machines: the last one wins,
-    or with ``replace=False`` the first. After an OSError, what was there before is still there.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "seeds.txt")
-    ...     write_atomically(path, "0 1 2"), write_atomically(path, "3", replace=False)
-    ...     path.read_text()
-    (True, False)
-    '0 1 2'
+    The folder is made if it is not there; text becomes UTF-8, its line ends as they are. Of several
+    writers, in threads, processes or machines, the last wins, or with ``replace=False`` the first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +33,21 @@ def write_atomically(
         return True
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, writer: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file that ``writer`` wrote."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}; expected one that {writer} wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole safetensors file ({error}); was it cut short? Write "
+            f"it again with {writer}"
+        ) from error
 
 
 def _name_first(temporary: Path, path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -39,22 +39,9 @@ def check_unwrapped(model: object) -> None:
 
 
 def count_classes(model: nn.Module, images: Tensor, logits: Logits | None = None) -> int:
-    """How many classes a network tells apart: the columns of its logits for one or more images.
-
-    Raises:
-        TypeError: It returns anything but floating-point logits (batch, classes).
-
-    >>> count_classes(nn.Sequential(nn.Flatten(), nn.Linear(12, 7)), torch.zeros(1, 3, 2, 2))
-    7
-    """
+    """How many classes a network tells apart: the columns of its logits for one or more images."""
     with evaluating(model), torch.no_grad():
-        found = logits_of(model, images, logits=logits)
-    if found.ndim != 2 or len(found) != len(images) or not found.is_floating_point():
-        raise TypeError(
-            f"the model returns a {found.dtype} tensor of shape {tuple(found.shape)} for "
-            f"{len(images)} image(s); expected floating-point logits (batch, classes)"
-        )
-    return found.shape[1]
+        return logits_of(model, images, logits=logits).shape[1]
 
 
 @contextmanager
@@ -70,10 +57,8 @@ def modes_as_found(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a `with` block; modes and random states come back, error or not.
-
-    Some networks draw random numbers even in evaluation, on the CPU or on their GPU.
-    """
+    """Evaluation mode for a `with` block; modes and random states come back, error or not."""
+    # Some networks draw random numbers even in evaluation, on the CPU or on their GPU.
     with modes_as_found(model), torch.random.fork_rng(devices=gpus_of(model)):
         model.eval()
         yield
@@ -92,10 +77,7 @@ def gpus_of(model: nn.Module) -> list[torch.device]:
 
 
 def move(model: nn.Module, device: torch.device | str | None, precision: str) -> torch.device:
-    """Move a network in place to a device that can compute in a precision; say where it is then.
-
-    With device None it stays; after a ValueError (see `check_precision`) it is where it was.
-    """
+    """Move a network to a device (None: it stays), unless that refuses the precision; return it."""
     check_precision(precision, device_of(model) if device is None else device)
     if device is not None:
         model.to(device)
@@ -134,23 +116,20 @@ def check_precision(precision: str, device: torch.device | str) -> None:
 def logits_of(
     model: nn.Module, images: Tensor, precision: str = "float32", logits: Logits | None = None
 ) -> Tensor:
-    """A network's logits, run with autocast if asked; half-precision logits as float32.
-
-    The loss that is made of them is therefore computed, and summed, in float32. Args: see
-    `find_logits`.
-    """
-    if precision == "float32":
-        output = model(images)
-    else:
-        with torch.autocast(images.device.type, dtype=HALF[precision]):
-            output = model(images)
-    return find_logits(output, logits)
+    """A network's logits (batch, classes), with autocast if asked; half precision as float32."""
+    half = HALF.get(precision)
+    with torch.autocast(images.device.type, half) if half else nullcontext():
+        found = find_logits(model(images), logits)
+    if found.ndim != 2 or len(found) != len(images) or not found.is_floating_point():
+        raise TypeError(
+            f"the model returns a {found.dtype} tensor of shape {tuple(found.shape)} for "
+            f"{len(images)} image(s); expected floating-point logits (batch, classes)"
+        )
+    return found
 
 
 def find_logits(output: Any, logits: Logits | None = None) -> Tensor:
-    """The logits in what a network returned: by ``logits``, or what is called "logits" or "out",
-    or the first tensor of a tuple, dict, dataclass or other object.
-    """
+    """By ``logits``, or what is called "logits" or "out", or the first tensor of whatever it is."""
     found: Any
     if logits is not None:
         found = logits(output)
@@ -173,22 +152,12 @@ def find_logits(output: Any, logits: Logits | None = None) -> Tensor:
 
 
 def layout_for(model: nn.Module, precision: str = "float32") -> torch.memory_format:
-    """The memory layout of images and weights in which a network runs fastest, and safely.
-
-    Channels last is chosen only where every convolution has whole blocks of 8 channels, and:
-
-    - On a CPU, for a network that says `stores_channels_last = True`, as this package's do. That is
-      about 1.5 times as fast, and with other numbers of channels, as pruning makes them, up to
-      twice as slow. Other networks keep the usual layout: their code may rely on it
-      (`x.view(n, -1)` does), and for a stride above the kernel's size oneDNN in PyTorch 2.12 can
-      write past the end of the input's gradient, so that the process dies.
-    - On CUDA in half precision, also for torchvision's networks, none of whose code relies on the
-      layout: cuDNN would otherwise transpose around every convolution.
-
-    >>> from dgprune_lite import build_model
-    >>> layout_for(build_model("digits_cnn", width=8)), layout_for(build_model("resnet18"))
-    (torch.channels_last, torch.contiguous_format)
-    """
+    """The memory layout of images and weights in which a network runs fastest, and safely."""
+    # Channels last pays where every convolution has whole blocks of 8 channels: on a CPU it is 1.5
+    # times as fast, else up to twice as slow; on CUDA in half precision cuDNN transposes less. It
+    # is safe for networks that say `stores_channels_last = True`, as this package's do, and for
+    # torchvision's on CUDA. The code of others may rely on the usual layout (`x.view(n, -1)` does),
+    # and on a CPU oneDNN in PyTorch 2.12 can crash where a stride exceeds the kernel's size.
     device, safe = device_of(model).type, getattr(model, "stores_channels_last", False)
     if device == "cuda":
         torchvision = type(model).__module__.startswith("torchvision.models.")

@@ -12,15 +12,10 @@ from dgprune_lite.checks import named_domains, nearest_name
 class MultipleDomainDataset:
     """The domains of one data set, each a ``Dataset`` of (image, label) pairs, by name.
 
-    A subclass calls ``__init__`` with its domains. Where opening a domain is costly, it overrides
-    ``open_domain`` instead and sets the three attributes itself: a domain is then opened on first
-    access only. Iterating yields the *names* and ``len`` counts the domains, as for a mapping. The
-    names of the attributes are DomainBed's (Gulrajani and Lopez-Paz, ICLR 2021).
-
-    Attributes:
-        ENVIRONMENTS: Names of the domains, in a fixed order.
-        class_names: Names of the classes; a label indexes this tuple.
-        input_shape: (channels, height, width) of every image.
+    A subclass calls ``__init__`` with its domains; or it sets the attributes (``ENVIRONMENTS``,
+    ``class_names``, ``input_shape``) itself and overrides ``open_domain``, which is called on first
+    access only. Iterating yields the *names*, as for a mapping. The names of the attributes are
+    DomainBed's (Gulrajani and Lopez-Paz, ICLR 2021).
 
     Args:
         domains: Domain name to a map-style dataset of (image, label): image float32

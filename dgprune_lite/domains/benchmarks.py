@@ -15,9 +15,8 @@ class PACS(MultipleEnvironmentImageFolder):
     """Photos, art paintings, cartoons and sketches of seven things: 9991 images of 227×227.
 
     A: art_painting (2048 images), C: cartoon (2344), P: photo (1670), S: sketch (3929), in the
-    folder ``PACS/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors. The sketch
-    ``sketch/dog/n02103406_4068-1.png`` is known to have errors; where it cannot be decoded, it is
-    left out without a warning.
+    folder ``PACS/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors. One sketch is
+    known to have errors; where it cannot be decoded, it is left out without a warning.
 
     Source:
         Li et al., "Deeper, broader and artier domain generalization", ICCV 2017.

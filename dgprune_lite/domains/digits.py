@@ -1,9 +1,7 @@
 """DigitsLite: four domains of digits, embedded in the package (no download).
 
-The data file holds what cannot be computed: grey scans, glyph shapes, shrunken photos and the
-random choices (colours, patches). The coloured images are composed here with whole-number
-arithmetic only, so every platform gets the same bytes. ``data/README.md`` is the data card:
-sources, licences and known limits. ``tools/build_digits.py`` builds the file.
+The data file holds what cannot be computed; its card is ``data/README.md``. The images are composed
+of it here, to the same bytes on every platform.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
@@ -29,11 +28,8 @@ Bytes = NDArray[np.uint8]
 DATA_FILE = Path(str(resources.files("dgprune_lite.domains"))) / "data" / "digits_lite.npz"
 CHECKSUM_FILE = DATA_FILE.with_name("checksums.json")
 
-# Seed of the raw PCG64 stream the noise of `syn` is made of. NumPy promises that the raw stream
-# never changes; it does not promise that for `Generator.normal`.
-NOISE_SEED = 20221
-# A sum of four random bytes has a standard deviation of 147.8; times 21 / 256 that is 12.1.
-NOISE_NUMERATOR = 21
+NOISE_SEED = 20221  # of the raw PCG64 stream, which NumPy promises never to change
+NOISE_NUMERATOR = 21  # four random bytes have a standard deviation of 147.8; times 21 / 256: 12.1
 
 
 class DigitsLite(MultipleDomainDataset):
@@ -150,10 +146,7 @@ def grey_to_colour(grey: Bytes) -> Bytes:
 
 
 def blend_with_photos(scans: Bytes, patches: NDArray, photos: Mapping[str, NDArray]) -> Bytes:
-    """Blend scans (n, side, side) with patches as MNIST-M does: abs(patch − digit).
-
-    Each row of ``patches`` (n, 3) is (photo, top, left), of the photos "photo_0", "photo_1" ...
-    """
+    """Blend scans (n, side, side) with patches, rows of (photo, top, left): abs(patch − digit)."""
     side = scans.shape[1]
     behind = np.empty((*scans.shape, 3), dtype=np.int16)
     for i, (photo, top, left) in enumerate(patches.tolist()):
@@ -161,43 +154,17 @@ def blend_with_photos(scans: Bytes, patches: NDArray, photos: Mapping[str, NDArr
     return np.abs(behind - scans[..., None].astype(np.int16)).astype(np.uint8)
 
 
-def bicubic_weights() -> NDArray[np.int64]:
-    """Bicubic upsampling from 8 to 20 samples as whole numbers (20, 8); each row sums to 2000.
-
-    Output i sits at input position 0.4 i − 0.3 (pixel areas aligned, edges repeated). Its distance
-    to an input is a multiple of 0.1, so the cubic kernel of Keys ("Cubic convolution interpolation
-    for digital image processing", 1981, eq. 15) with a = −1/2 takes only multiples of 1/2000.
-
-    >>> bicubic_weights()[10].tolist()
-    [0, 0, -63, 579, 1631, -147, 0, 0]
-    """
-    weights = np.zeros((20, 8), dtype=np.int64)
-    for i in range(20):
-        position = 4 * i - 3  # in tenths of an input pixel
-        first = position // 10 - 1
-        for j in range(first, first + 4):
-            t = abs(position - 10 * j)
-            if t <= 10:  # (3/2) t³ − (5/2) t² + 1, times 2000, with t in tenths
-                value = 3 * t**3 - 50 * t**2 + 2000
-            else:  # −(1/2) t³ + (5/2) t² − 4 t + 2
-                value = -(t**3) + 50 * t**2 - 800 * t + 4000
-            weights[i, min(max(j, 0), 7)] += value
-    return weights
-
-
 def upsample(scans: Bytes) -> Bytes:
     """Upsample scans (n, 8, 8) of 0 to 16 to (n, 20, 20) of 0 to 255, overshoots clipped."""
-    weights = bicubic_weights()
-    scaled = weights @ scans.astype(np.int64) @ weights.T * 255  # over 2000² · 16
-    divisor = 2000 * 2000 * 16
-    return np.clip((scaled + divisor // 2) // divisor, 0, 255).astype(np.uint8)
+    # Bicubic with repeated edges. Exact values are multiples of 4e-6, so a far smaller addition
+    # makes rounding the same on every platform.
+    framed = F.pad(torch.from_numpy(scans)[:, None].double(), (2,) * 4, mode="replicate")
+    large = F.interpolate(framed, 30, mode="bicubic", antialias=True)[:, 0, 5:25, 5:25]
+    return (large * (255 / 16) + (0.5 + 1e-7)).floor().clamp(0, 255).byte().numpy()
 
 
 def centre(images: Bytes) -> Bytes:
-    """Put images (n, 20, 20) in (n, 28, 28) with the centre of mass in the middle, as in MNIST.
-
-    The shift is a whole number of pixels and keeps the image inside the frame.
-    """
+    """Put images (n, 20, 20) in (n, 28, 28), the centre of mass in the middle where it fits."""
     framed = np.zeros((len(images), 28, 28), dtype=np.uint8)
     mass = images.astype(np.int64)
     total = np.maximum(mass.sum(axis=(1, 2)), 1)
@@ -211,11 +178,7 @@ def centre(images: Bytes) -> Bytes:
 
 
 def colour_glyphs(masks: Bytes, colours: Bytes) -> Bytes:
-    """Paint glyphs in a foreground on a background colour and add noise of 12 grey levels.
-
-    ``masks`` (n, side, side) are 255 inside the glyph; ``colours`` (n, 2, 3) are foreground and
-    background.
-    """
+    """Paint glyphs in front on back colours (n, 2, 3), with noise of 12 grey levels."""
     # Sixteen bits hold every intermediate value: 255 · 255 + 127 < 2^16.
     coverage = masks[..., None].astype(np.uint16)  # (n, 28, 28, 1)
     front = colours[:, 0, None, None, :].astype(np.uint16)  # (n, 1, 1, 3)
@@ -224,6 +187,5 @@ def colour_glyphs(masks: Bytes, colours: Bytes) -> Bytes:
     # Eight random bytes a draw make the noise of two values: sums of four, nearly Gaussian.
     raw = np.random.PCG64(NOISE_SEED).random_raw(painted.size // 2)
     octets = raw.astype("<u8", copy=False).view(np.uint8).reshape(-1, 4).astype(np.int16)
-    noise = octets[:, 0] + octets[:, 1] + octets[:, 2] + octets[:, 3] - 510
-    noise = (noise * NOISE_NUMERATOR + 128) >> 8
+    noise = (octets.sum(1, dtype=np.int16) - 510) * NOISE_NUMERATOR + 128 >> 8
     return (painted.astype(np.int16) + noise.reshape(painted.shape)).clip(0, 255).astype(np.uint8)

@@ -26,7 +26,7 @@ from dgprune_lite.domains.mnist import rotate
 from dgprune_lite.domains.sources import Folder, mnist_scans, svhn_images
 
 SIDE = 32
-CONTRAST = 50  # grey levels by which the two colours of a printed digit differ at least, on average
+CONTRAST = 50  # grey levels by which the two colours of a printed digit differ on average, or more
 STREAMS = ("mnist", "svhn", "patches", "glyphs", "order", "angles", "places", "colours")
 
 
@@ -39,9 +39,8 @@ class DigitsDG(MultipleDomainDataset):
     - syn: printed digits; the embedded glyphs, turned, moved, coloured and with noise
 
     Each domain is a ``TensorDataset`` of images float32 (n, 3, 32, 32) in [0, 1] and labels int64
-    (n,), balanced over the classes and in random order. No MNIST scan appears in two domains. There
-    are 240 glyphs of each class and five photos, so at 600 images a class a glyph appears two or
-    three times, changed, and patches overlap.
+    (n,), balanced over the classes and in random order. No MNIST scan appears in two domains; of
+    the 240 glyphs of a class and the five photos some do twice or more, changed.
 
     Args:
         root: The folder with torchvision's MNIST (``MNIST/raw/``) and SVHN
@@ -139,17 +138,15 @@ class DigitsDG(MultipleDomainDataset):
 def frame(images: Bytes, top: int, left: int) -> Bytes:
     """Put images (n, height, width) in black frames (n, 32, 32)."""
     _, height, width = images.shape
-    framed = np.zeros((len(images), SIDE, SIDE), dtype=np.uint8)
-    framed[:, top : top + height, left : left + width] = images
-    return framed
+    rest = (top, SIDE - height - top), (left, SIDE - width - left)
+    return np.pad(images, ((0, 0), *rest))
 
 
 def _choose(source: str, labels: Bytes, per_class: int, random: NDArray) -> NDArray[np.intp]:
     """Draw indices (per_class, 10): each column of one class, and each row in random order."""
     order = np.argsort(random, kind="stable")
     columns = [order[labels[order] == k][:per_class] for k in range(10)]
-    few = [k for k, column in enumerate(columns) if len(column) < per_class]
-    if few:
+    if few := [k for k, column in enumerate(columns) if len(column) < per_class]:
         raise ValueError(
             f"{source} has {len(columns[few[0]])} images of the digit {few[0]}, and {per_class} "
             f"are needed; expected torchvision's whole {source}, or a smaller images_per_class"

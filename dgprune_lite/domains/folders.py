@@ -29,16 +29,12 @@ SHOWN = 10  # names that an error message lists; more are counted
 class MultipleEnvironmentImageFolder(MultipleDomainDataset):
     """Your own images in the layout ``root/domain/class/image``, the same classes in every domain.
 
-    ``PACS``, ``VLCS``, ``OfficeHome`` and ``TerraIncognita`` are the same with fixed names. Images
-    are decoded when asked for, turned upright, resized to ``image_size`` and normalised for
-    torchvision's networks. ``leave_one_domain_out`` augments the training parts as DomainBed does,
-    and nothing else. What systems and editors leave in folders (hidden files,
-    ``.ipynb_checkpoints``, ``__MACOSX``, ``__pycache__``, ``lost+found``) is passed over.
+    Images are decoded when asked for, turned upright, resized and normalised for torchvision's
+    networks. ``leave_one_domain_out`` augments the training parts as DomainBed does. What systems
+    and editors leave in folders (hidden files, ``__MACOSX`` and the like) is passed over.
 
     Attributes:
-        ENVIRONMENTS: Names of the domains.
-        FOLDERS: Domain name to the name of its folder, which works as a name just as well:
-            ``dataset["art_painting"]`` is ``dataset["A"]``.
+        FOLDERS: Domain name to its folder's, which works just as well as a name.
         left_out: Unreadable files that the data set leaves out.
 
     Args:
@@ -102,57 +98,56 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         bad = {} if check == "none" else unreadable_images(paths, thorough=check == "full")
         known = {str(folder / path) for path in self.KNOWN_DAMAGED}
         shown = [f"{path} ({why})" for path, why in sorted(bad.items()) if path not in known]
+        these = listed("unreadable image", shown)
         if shown and not skip_unreadable:
             raise ValueError(
-                f"{name} has {listed('unreadable image', shown)}. Copy them anew, or leave them "
-                f"out with skip_unreadable=True"
+                f"{name} has {these}. Copy them anew, or leave them out with skip_unreadable=True"
             )
         if shown:
-            warnings.warn(f"{name} leaves out {listed('unreadable image', shown)}", stacklevel=2)
+            warnings.warn(f"{name} leaves out {these}", stacklevel=2)
         domains = {}
         for env, found in files.items():
             good = [pair for pair in found if pair[0] not in bad]
             domains[env] = ImageDomain(env, [p for p, _ in good], [k for _, k in good], load_rgb)
-        gone = [env for env, domain in domains.items() if not len(domain)]
-        if gone:
+        if gone := [env for env, domain in domains.items() if not len(domain)]:
             raise ValueError(f"{name} has no readable image in {listed('domain', gone)}; copy anew")
         self._hold(domains, image_size, limit, seed, left_out=sorted(bad))
 
     def _read_folders(self, root: Path) -> dict[str, list[tuple[str, int]]]:
-        """Return (path, label) of all images by domain; take names left open from the folders."""
+        """(path, label) of all images by domain; names left open are taken from the folders."""
         from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-        dataset = type(self).__name__
+        where, partly = repr(str(root)), "was it copied only in part"
 
         def incomplete(problem: str) -> FileNotFoundError:
-            return FileNotFoundError(f"{dataset}: {problem}. {self._expected_tree(root)}")
+            return FileNotFoundError(
+                f"{type(self).__name__}: {problem}. {self._expected_tree(root)}"
+            )
 
         if not root.is_dir():
-            raise incomplete(f"there is no folder {str(root)!r}")
+            raise incomplete(f"there is no folder {where}")
         present = _folders(root)
         self.FOLDERS = dict(self.FOLDERS) or {folder: folder for folder in present}
-        missing = [folder for folder in self.FOLDERS.values() if folder not in present]
-        if len(missing) == len(self.FOLDERS):
-            shown = ", ".join(present) or "none"
-            raise incomplete(f"{str(root)!r} holds none of its domains (folders found: {shown})")
-        partly = "was it copied only in part"
-        if missing:
-            raise incomplete(f"{str(root)!r} lacks {listed('domain', missing)}; {partly}?")
-
         paths = self.FOLDERS.values()
+        missing = [folder for folder in paths if folder not in present]
+        if len(missing) == len(paths):
+            shown = ", ".join(present) or "none"
+            raise incomplete(f"{where} holds none of its domains (folders found: {shown})")
+        if missing:
+            raise incomplete(f"{where} lacks {listed('domain', missing)}; {partly}?")
         found = {f"{path}/{name}" for path in paths for name in _folders(root / path)}
         self.class_names = self.class_names or tuple(sorted({path.split("/")[1] for path in found}))
         wanted = {f"{path}/{name}" for path in paths for name in self.class_names}
         if strange := sorted(found - wanted):
             raise ValueError(
-                f"{dataset} has no such class: {listed('folder', strange)} in {str(root)!r}; "
+                f"{type(self).__name__} has no such class: {listed('folder', strange)} in {where}; "
                 f"expected {', '.join(self.class_names)} in every domain, since labels must mean "
                 f"the same everywhere.{nearest_name(strange[0].split('/')[1], self.class_names)} "
                 f"Rename or remove it"
             )
         if wanted - found or not wanted:
             raise incomplete(
-                f"{str(root)!r} lacks {listed('class folder', sorted(wanted - found))}; {partly}, "
+                f"{where} lacks {listed('class folder', sorted(wanted - found))}; {partly}, "
                 f"or has a class another name in another domain?"
             )
 
@@ -169,7 +164,7 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
             wanted -= {f"{path}/{self.class_names[label]}" for _, label in files[env]}
         if wanted:
             raise incomplete(
-                f"{listed('class folder', sorted(wanted))} in {str(root)!r} without any image (of "
+                f"{listed('class folder', sorted(wanted))} in {where} without any image (of "
                 f"{', '.join(IMG_EXTENSIONS)}); {partly}?"
             )
         return files
@@ -178,7 +173,7 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         """The folders that should be there, and where to get them, in several lines."""
         shown = self.class_names or ("cat", "dog", "...")
         classes = ", ".join(shown[:7]) + (", ..." if len(shown) > 7 else "")
-        folders = [*self.FOLDERS.values()] or ["photo", "sketch", "..."]
+        folders = self.FOLDERS.values() or ["photo", "sketch", "..."]
         tree = "".join(f"\n    {folder}/  holds the folders {classes}" for folder in folders)
         return f"Expected (images in each class folder)\n  {root}/{tree}\nTo be had: {self.WHERE}"
 
@@ -195,7 +190,10 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         held = {env: replace(domain, size=size) for env, domain in domains.items()}
         if limit is not None:
             limit = whole_number("limit", limit, 1)
-            held = {env: _limited(domain, limit, seed) for env, domain in held.items()}
+            for env, domain in held.items():
+                few = balanced_indices(domain.labels, limit, env, seed)
+                sources, labels = ([x[i] for i in few] for x in (domain.sources, domain.labels))
+                held[env] = replace(domain, sources=sources, labels=labels)
         super().__init__(held, self.class_names, (3, size, size))
         self.left_out = tuple(left_out)
 
@@ -242,16 +240,8 @@ def listed(what: str, names: list[str]) -> str:
 
 
 def _folders(path: Path) -> list[str]:
-    return sorted(
-        entry.name for entry in path.iterdir() if entry.is_dir() and not _is_clutter(entry.name)
-    )
+    return sorted(e.name for e in path.iterdir() if e.is_dir() and not _is_clutter(e.name))
 
 
 def _is_clutter(name: str) -> bool:
     return name.startswith(".") or name in CLUTTER
-
-
-def _limited(domain: ImageDomain, limit: int, seed: int) -> ImageDomain:
-    indices = balanced_indices(domain.labels, limit, domain.name, seed)
-    sources, labels = ([column[i] for i in indices] for column in (domain.sources, domain.labels))
-    return replace(domain, sources=sources, labels=labels)

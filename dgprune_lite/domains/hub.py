@@ -24,12 +24,7 @@ def open_hub(
     folders: Mapping[str, str],
     class_names: tuple[str, ...],
 ) -> dict[str, ImageDomain]:
-    """Return the ``ImageDomain`` of each domain, whose rows are decoded when asked for.
-
-    Arguments and errors are those of ``PACS.from_hub``; ``folders`` maps a domain's name to what
-    the column ``domain`` calls it. A repository that names its classes may have them in another
-    order than ``class_names``, one that does not must have this one.
-    """
+    """The ``ImageDomain`` of each domain, whose rows are decoded when asked for."""
     require("reading from the Hugging Face hub", "datasets", extra="hub")
     from datasets import concatenate_datasets, load_dataset
 
@@ -41,12 +36,11 @@ def open_hub(
             f"folder with its parquet files, or read the data set from a folder of images"
         ) from error
     table = concatenate_datasets([parts[name] for name in sorted(parts)])
-    for column in COLUMNS:
-        if column not in table.column_names:
-            raise ValueError(
-                f"{repository!r} has no column {column!r}, only {table.column_names}; "
-                f"expected {', '.join(COLUMNS)}"
-            )
+    if missing := [column for column in COLUMNS if column not in table.column_names]:
+        raise ValueError(
+            f"{repository!r} has no column {missing[0]!r}, only {table.column_names}; "
+            f"expected {', '.join(COLUMNS)}"
+        )
     labels = _labels(table, repository, class_names)
     rows: dict[str, list[int]] = {folder: [] for folder in folders.values()}
     for row, name in enumerate(table.with_format(None)["domain"]):
@@ -56,8 +50,7 @@ def open_hub(
                 f"{', '.join(rows)}.{nearest_name(name, rows)}"
             )
         rows[name].append(row)
-    empty = [folder for folder, found in rows.items() if not found]
-    if empty:
+    if empty := [folder for folder, found in rows.items() if not found]:
         raise ValueError(
             f"{repository!r} has no images of {', '.join(empty)}; expected all of {', '.join(rows)}"
         )
@@ -69,17 +62,15 @@ def open_hub(
 
 
 def _labels(table: Any, repository: str, class_names: tuple[str, ...]) -> list[int]:
-    """The table's labels, numbered by our class names."""
+    """The table's labels, numbered by our class names, which it may have in another order."""
     labels = list(table["label"])
-    given = getattr(table.features["label"], "names", None)  # a ClassLabel has names, a number not
-    if given is None:
-        given = class_names
+    # A ClassLabel has names; mere numbers must be in our order.
+    given = getattr(table.features["label"], "names", None) or class_names
     if set(given) != set(class_names):
         raise ValueError(
             f"{repository!r} has the classes {', '.join(given)}; expected {', '.join(class_names)}"
         )
-    outside = [label for label in set(labels) if not 0 <= label < len(given)]
-    if outside:
+    if outside := [label for label in set(labels) if not 0 <= label < len(given)]:
         raise ValueError(
             f"{repository!r} has the label {outside[0]}; expected 0 to {len(given) - 1}"
         )

@@ -24,38 +24,17 @@ JITTERS = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_
 
 @dataclass(frozen=True, eq=False)
 class ImageDomain(Dataset):
-    """The images of one domain, each decoded when it is asked for: a map-style dataset.
+    """The images of one domain, each decoded when asked for: (float32 (3, size, size), int) pairs.
 
-    A sample is (image, label): image float32 (3, size, size), resized, in [0, 1] and then
-    normalised with ImageNet's mean and standard deviation; label int. A ValueError names all images
-    of a batch that cannot be decoded.
-
-    An augmented domain changes images at random, by ``draw_augmentation``. What is drawn depends
-    on the domain's name and on *all* indices of a batch, and on nothing else: equal batches are
-    augmented equally, so training from a seed can be repeated, and an image in another batch
-    otherwise. The global random state is neither read nor changed.
-
-    Attributes:
-        name: The domain, for error messages.
-        sources: Where the images are, one entry an image: paths, or rows of a table.
-        labels: Class index of each image.
-        load: A function from an entry of ``sources`` to a PIL image in RGB mode.
-        size: Height and width of the images, in pixels.
-        augmented: Whether images are augmented, as in training.
-
-    >>> from PIL import Image
-    >>> blank = partial(Image.new, "RGB")
-    >>> domain = ImageDomain("photo", [(9, 7), (8, 8)], [0, 1], blank, size=6)
-    >>> image, label = domain[1]
-    >>> image.shape, image.dtype, label, len(domain)
-    (torch.Size([3, 6, 6]), torch.float32, 1, 2)
+    What augmenting draws depends on the domain's name and on *all* indices of a batch, and on
+    nothing else: equal batches are augmented equally, and no global random state is touched.
     """
 
     name: str
-    sources: Sequence[Any]
+    sources: Sequence[Any]  # one an image: paths, or rows of a table
     labels: Sequence[int]
-    load: Callable[[Any], Image]
-    size: int = 224
+    load: Callable[[Any], Image]  # of a source, in RGB mode
+    size: int = 224  # height and width, in pixels
     augmented: bool = False
 
     def __len__(self) -> int:
@@ -88,12 +67,8 @@ class ImageDomain(Dataset):
 
     def _decode(self, sources: Sequence[Any]) -> list[Image]:
         images = in_threads(partial(attempt, self.load), sources)
-        failures = [
-            f"{source} ({found})"
-            for source, found in zip(sources, images, strict=True)
-            if isinstance(found, Exception)
-        ]
-        if failures:
+        pairs = zip(sources, images, strict=True)
+        if failures := [f"{source} ({e})" for source, e in pairs if isinstance(e, Exception)]:
             raise ValueError(
                 f"{len(failures)} of {len(sources)} images of domain {self.name!r} cannot be "
                 f"decoded: {'; '.join(failures)}. Copy them anew. To find all such images of the "
@@ -104,13 +79,7 @@ class ImageDomain(Dataset):
 
 
 def draw_augmentation(image: Image, size: int) -> Callable[[Image], Image]:
-    """Draw one random change of an image as DomainBed does in training.
-
-    A crop of 70 to 100 % of the area, resized to (size, size); a horizontal flip in one half of the
-    cases; brightness, contrast, saturation (factors from 0.7 to 1.3) and hue (up to 0.3 of a turn)
-    in random order; grey in one case of ten (Gulrajani and Lopez-Paz, ICLR 2021, appendix on data
-    augmentation). Drawn with PyTorch's global generator; the function returned draws nothing.
-    """
+    """Draw one random change of an image, as DomainBed makes in training; making it draws none."""
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional as F
 

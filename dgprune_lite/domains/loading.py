@@ -31,14 +31,19 @@ def count(dataset: Dataset, domain: str = "?") -> int:
         ) from error
 
 
-def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> Pair:
-    """Return the images and labels at the given indices, as one batch: copies, on their device.
+def count_some(dataset: Dataset, domain: str) -> int:
+    """Return how many images a dataset has, which must be one at least."""
+    total = count(dataset, domain)
+    if total == 0:
+        raise ValueError(
+            f"domain {domain!r} has no images; expected at least one (check its folder, or the "
+            f"split it comes from)"
+        )
+    return total
 
-    Images in memory are indexed once for the whole batch. Any other dataset is asked for all
-    samples at once if it has ``__getitems__`` (as PyTorch's ``DataLoader`` does), or else for one
-    after another. A sample is (image, label), or (image, label, metadata) as in WILDS, or a dict as
-    on the Hugging Face hub: "image" or "pixel_values", and "label".
-    """
+
+def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> Pair:
+    """Return the images and labels at the given indices, as one batch: copies, on their device."""
     if isinstance(dataset, ImageTensors):
         return dataset.batch(indices)
     if isinstance(dataset, TensorDataset) and in_memory(dataset):
@@ -72,6 +77,7 @@ def fetch(dataset: Dataset, indices: Sequence[int] | Tensor) -> Pair:
 
 
 def _image_and_label(sample: Any, dataset: str) -> tuple[Any, Any]:
+    """The pair in a sample, also in a triple as in WILDS, or a dict as on the Hugging Face hub."""
     if isinstance(sample, (tuple, list)) and len(sample) in (2, 3):
         return sample[0], sample[1]
     kind = type(sample).__name__
@@ -104,28 +110,10 @@ def read(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Iterator[dict[str, Pair]]:
-    """Read batch after batch from several domains, ahead of time in other processes if asked.
-
-    What is read depends on the indices and the seed alone, not on the number of workers: a dataset
-    that itself draws random numbers from torch, for augmentation say, finds the generator seeded
-    anew for every batch (and the caller's is left as it was). Datasets held in memory are read in
-    this process in any case: a worker would only copy them.
-
-    Args:
-        datasets: Domain name to map-style dataset.
-        indices: Domain name to the indices wanted in each batch; as many batches for all domains.
-            A domain with no index in a batch is left out of it.
-        workers: Processes that read; 0 reads in this one. They keep batches in shared memory.
-        seed: What the datasets' own random numbers are seeded with.
-        device: Where the batches are to go later: for a GPU, workers put them in pinned memory.
-
-    >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
-    >>> [batch["a"][1].tolist() for batch in read({"a": data}, {"a": [[4, 0], [2]]})]
-    [[4, 0], [2]]
-    """
+    """Read batch after batch from several domains, the same for any number of ``workers``."""
     workers = whole_number("workers", workers)
     if all(map(in_memory, datasets.values())):
-        workers = 0
+        workers = 0  # they would only copy
     loader = DataLoader(
         _Batches(datasets, indices, seed),
         batch_size=None,  # each sample is a whole batch
@@ -137,7 +125,7 @@ def read(
 
 
 class _Batches(Dataset):
-    """Number of a batch to what is read for it, of every domain."""
+    """Number of a batch to what is read for it, of every domain that has an index in it."""
 
     def __init__(
         self, datasets: Mapping[str, Dataset], indices: Mapping[str, Indices], seed: int
@@ -159,7 +147,7 @@ class _Batches(Dataset):
                 if in_memory(dataset):
                     found[name] = fetch(dataset, indices)
                     continue
-                with torch.random.fork_rng(devices=[]):
+                with torch.random.fork_rng(devices=[]):  # for datasets that draw, to augment say
                     torch.default_generator.manual_seed(int(self.seeds[number]))
                     found[name] = fetch(dataset, indices)
             except (TypeError, ValueError) as error:
@@ -176,28 +164,8 @@ def batches(
     device: torch.device | str | None = None,
     workers: int = 0,
 ) -> Iterator[Pair]:
-    """Return all images of a domain in order, in batches that ``check_batch`` has passed.
-
-    The settings and the length are checked at the call, the content batch by batch.
-
-    Args:
-        dataset: Map-style dataset of (image, label), see ``fetch``.
-        batch_size: Images a batch; the last batch may be smaller.
-        domain: Name of the domain, for error messages.
-        num_classes: If given, labels must lie in [0, num_classes).
-        device: Where the batches go; None leaves them where the dataset has them.
-        workers: Processes that read images ahead, see ``read``; 0 for none.
-
-    >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
-    >>> [len(labels) for _, labels in batches(data, 2, domain="photo", num_classes=5)]
-    [2, 2, 1]
-    """
-    size, total = whole_number("batch_size", batch_size, 1), count(dataset, domain)
-    if total == 0:
-        raise ValueError(
-            f"domain {domain!r} has no images; expected at least one (check its folder, or the "
-            f"split it comes from)"
-        )
+    """Return all images of a domain in order, in batches that ``check_batch`` has passed."""
+    size, total = whole_number("batch_size", batch_size, 1), count_some(dataset, domain)
     indices = [range(start, min(start + size, total)) for start in range(0, total, size)]
     parts = read({domain: dataset}, {domain: indices}, workers=workers, device=device)
 
@@ -205,8 +173,7 @@ def batches(
         shape: tuple[int, ...] | None = None
         for number, part in enumerate(parts):
             images, labels = part[domain]
-            where = f"domain {domain!r}, batch {number}"
-            check_batch(images, labels, where=where, shape=shape, num_classes=num_classes)
+            check_batch(images, labels, f"domain {domain!r}, batch {number}", shape, num_classes)
             shape = tuple(images.shape[1:])
             yield to_device(images, device), to_device(labels, device)
 
@@ -216,40 +183,39 @@ def batches(
 def check_batch(
     images: Tensor,
     labels: Tensor,
-    *,
     where: str,
     shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
 ) -> None:
-    """Raise an error unless images are float (n, channels, height, width) and labels int64 (n,).
-
-    It begins with ``where``. If given, ``shape`` is what an image must have, and labels must lie in
-    [0, num_classes).
-    """
-    kinds = [getattr(part, "dtype", type(part).__name__) for part in (images, labels)]
+    """Raise an error unless images are float (n, channels, height, width) and labels int64 (n,)."""
+    image_kind, label_kind = (getattr(x, "dtype", type(x).__name__) for x in (images, labels))
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        problem = f"images are {kinds[0]}; expected a floating-point tensor (divide uint8 by 255)"
-        raise TypeError(f"{where}: {problem}")
+        raise TypeError(
+            f"{where}: images are {image_kind}; expected a floating-point tensor (divide uint8 by "
+            f"255)"
+        )
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        problem = f"labels are {kinds[1]}; expected an int64 tensor (labels.long())"
-        raise TypeError(f"{where}: {problem}")
+        raise TypeError(
+            f"{where}: labels are {label_kind}; expected an int64 tensor (labels.long())"
+        )
     size, wrong = tuple(images.shape), ""
     if images.ndim != 4:
         wrong = f"images have shape {size}; expected (batch, channels, height, width)"
     elif shape is not None and size[1:] != tuple(shape):
-        wrong = (
-            f"images have shape {size[1:]}, those before had {tuple(shape)}; expected one shape in "
-            f"the whole domain"
-        )
+        wrong = f"images have shape {size[1:]}, those before had {tuple(shape)}; expected one shape"
     elif labels.shape != size[:1]:
-        wrong = (
-            f"labels have shape {tuple(labels.shape)} for {len(images)} images; expected one class "
-            f"index an image"
-        )
-    elif num_classes is not None and len(out := labels[(labels < 0) | (labels >= num_classes)]):
-        wrong = (
-            f"label {int(out[0])} lies outside [0, {num_classes}); expected labels from 0 to "
-            f"{num_classes - 1}"
-        )
+        wrong = f"labels have shape {tuple(labels.shape)} for {size[0]} images; expected {size[:1]}"
     if wrong:
         raise ValueError(f"{where}: {wrong}")
+    if num_classes is not None:
+        check_labels(labels, num_classes, where)
+
+
+def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise a ValueError that names a label that is none of the network's classes."""
+    least, most = torch.stack(labels.aminmax()).tolist()  # a GPU is waited for once
+    if least < 0 or most >= num_classes:
+        raise ValueError(
+            f"{where}: label {least if least < 0 else most} lies outside [0, {num_classes}), the "
+            f"model's classes; check the data set's labels and the model's num_classes"
+        )

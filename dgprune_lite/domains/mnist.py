@@ -51,15 +51,13 @@ class RotatedMNIST(_MNISTVariant):
 
     Each environment is a ``TensorDataset`` of images float32 (n, 1, 28, 28) in [0, 1] and labels
     int64 (n,), n = 800 (of all of MNIST: 11 666 or 11 667), in random order, rotated
-    counter-clockwise, bilinear, on black. No scan appears in two environments. As in DomainBed, the
-    classes are about equally frequent, not exactly.
+    counter-clockwise, bilinear, on black. No scan appears in two environments.
 
     Args:
-        seed: Decides which scan goes to which environment, and in which order; at least 0. (The
-            seed of ``leave_one_domain_out`` decides what of an environment is held out.)
-        root: Folder with torchvision's MNIST, all 70 000 scans of which are then used; None for
-            4800 embedded scans. Where MNIST is not there, the embedded scans are used as well, with
-            a warning; the attribute ``source`` and the text of the object say which.
+        seed: Decides which scan goes to which environment, and in which order; at least 0.
+        root: Folder with torchvision's MNIST, all 70 000 scans of which are then used; None, or
+            with a warning a folder without MNIST, for 4800 embedded scans. The attribute
+            ``source`` says which.
         download: Fetch MNIST to ``root`` (12 MB) if it is not there.
 
     Raises:
@@ -97,17 +95,14 @@ class RotatedMNIST(_MNISTVariant):
 class ColoredMNIST(_MNISTVariant):
     """Is the digit below 5? Its colour often tells, but not to the same degree everywhere.
 
-    The label of an image is 1 for the digits 0 to 4 and 0 for 5 to 9, flipped for 25 % of the
-    images. Its colour is the label, flipped again for a share of the images: 10 % in the
-    environment "+90%", 20 % in "+80%" and 90 % in "-90%". So the shape predicts the label for 75 %
-    of the images of every environment. In the first two the colour predicts it more often, and in
-    the third it misleads. (Every image is flipped or not by chance: the shares differ from these by
-    a point or two.)
+    The label of an image is 1 for the digits 0 to 4 and 0 for 5 to 9, flipped by chance for 25 % of
+    the images. Its colour is the label, flipped again for 10 % of the images in the environment
+    "+90%", 20 % in "+80%" and 90 % in "-90%". So the shape predicts 75 % of the labels everywhere,
+    the colour more in the first two environments, and in the third it misleads.
 
     Each environment is a ``TensorDataset`` of images float32 (n, 2, 28, 28) in [0, 1] and labels
     int64 (n,), n = 1600 (of all of MNIST: 23 333 or 23 334), in random order. The digit stands in
     channel 1 ("green") if its colour is 1, else in channel 0 ("red"); the other channel is black.
-    No scan appears in two environments.
 
     Args:
         seed: Decides which scan goes to which environment, and which labels and colours are
@@ -150,31 +145,23 @@ class ColoredMNIST(_MNISTVariant):
 
 
 def rotate(images: Bytes, degrees: int) -> Bytes:
-    """Rotate images (n, 28, 28) counter-clockwise about their middle, bilinear, on black.
-
-    The result is that of ``torchvision.transforms.functional.rotate`` on tensors with
-    ``InterpolationMode.BILINEAR``, up to one grey level, in whole numbers.
-
-    >>> image = np.zeros((1, 28, 28), dtype=np.uint8)
-    >>> image[0, 0, 27] = 255  # top right
-    >>> rotate(image, 90).nonzero()  # top left
-    (array([0]), array([0]), array([0]))
-    """
+    """Rotate images (n, 28, 28) counter-clockwise about their middle, bilinear, on black."""
+    # As torchvision's `rotate` up to a grey level, but in whole numbers: alike on every platform.
     cosine = round(math.cos(math.radians(degrees)) * FIXED_POINT)
     sine = round(math.sin(math.radians(degrees)) * FIXED_POINT)
     side = images.shape[1]
     position = 2 * np.arange(side, dtype=np.int64) - (side - 1)  # from the middle, in half pixels
     down, right = position[:, None], position[None, :]
-    # Where a pixel comes from, from the frame's corner: whole pixels, and parts of a pixel in
-    # `unit`-ths (half pixels times FIXED_POINT).
-    unit = 2 * FIXED_POINT
+    # Where a pixel comes from, from the frame's corner: whole pixels, and `unit`-ths of a pixel.
+    unit = 2 * FIXED_POINT  # half pixels times FIXED_POINT
     corner = (side - 1 + 2 * MARGIN) * FIXED_POINT
     row, row_part = np.divmod(corner + down * cosine + right * sine, unit)
     column, column_part = np.divmod(corner - down * sine + right * cosine, unit)
 
     frame = np.pad(images, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))).astype(np.int64)
-    above = (unit - column_part) * frame[:, row, column] + column_part * frame[:, row, column + 1]
-    row = row + 1
-    below = (unit - column_part) * frame[:, row, column] + column_part * frame[:, row, column + 1]
+    above, below = (
+        (unit - column_part) * frame[:, line, column] + column_part * frame[:, line, column + 1]
+        for line in (row, row + 1)
+    )
     total = (unit - row_part) * above + row_part * below  # over unit²; at most 255 · 2^42
     return ((total + unit * unit // 2) // (unit * unit)).astype(np.uint8)

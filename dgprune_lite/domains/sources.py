@@ -16,10 +16,7 @@ Folder = str | os.PathLike[str]
 
 
 def mnist_scans(root: Folder, download: bool = False) -> tuple[Bytes, Bytes]:
-    """Read torchvision's MNIST, training and test part: scans (70000, 28, 28) and digits.
-
-    ``root`` has ``MNIST/raw/`` in it. Raises as ``_read``.
-    """
+    """Read torchvision's MNIST, training and test part: scans (70000, 28, 28) and digits."""
     from torchvision.datasets import MNIST
 
     parts = [_read("MNIST", MNIST, root, download, train=part) for part in (True, False)]
@@ -28,10 +25,7 @@ def mnist_scans(root: Folder, download: bool = False) -> tuple[Bytes, Bytes]:
 
 
 def svhn_images(root: Folder, download: bool = False) -> tuple[Bytes, Bytes]:
-    """Read the training part of torchvision's SVHN: images (73257, 32, 32, 3) and digits.
-
-    ``root`` has ``train_32x32.mat`` in it. Raises as ``_read``.
-    """
+    """Read the training part of torchvision's SVHN: images (73257, 32, 32, 3) and digits."""
     from torchvision.datasets import SVHN
 
     part = _read("SVHN", SVHN, root, download, split="train")
@@ -46,10 +40,7 @@ def embedded_scans() -> tuple[Bytes, Bytes]:
 
 
 def mnist_or_embedded(root: Folder | None, download: bool) -> tuple[Bytes, NDArray, str]:
-    """Return scans, digits, and in words whose they are: all of MNIST's, or the embedded ones.
-
-    The embedded scans are taken where ``root`` is None, or, with a warning, lacks MNIST.
-    """
+    """Scans, digits, and in words whose they are: MNIST's in ``root``, or the embedded ones."""
     if root is None and download:
         raise ValueError("download is True, but root is None; expected a folder to download to")
     if root is not None:

@@ -50,8 +50,7 @@ class Split:
 
 def domain_permutation(name: str, total: int, seed: int) -> Tensor:
     """Return a random order of a domain's images, int64 (total,), that depends on nothing else."""
-    # A domain is divided alike whichever other one is left out, and in any process: so a
-    # cryptographic digest, since `hash` changes by process.
+    # By a cryptographic digest, since `hash` changes by process.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.randperm(total, generator=generator)
@@ -65,9 +64,8 @@ def leave_one_domain_out(
 ) -> Split:
     """Keep one domain unseen and divide every other into a training and a held-out part.
 
-    A domain is divided in the same way for a given seed whichever domain is left out. The images
-    of the unseen domain are not read here, whether the dataset holds them in memory or not. Only
-    the training parts are augmented, if the dataset augments at all.
+    A domain is divided alike whichever other one is left out. No image of the unseen domain is read
+    here. Only the training parts are augmented, if the dataset augments at all.
 
     Args:
         dataset: The domains.
@@ -77,8 +75,7 @@ def leave_one_domain_out(
             at least one image on either side.
 
     Returns:
-        A ``Split``. Parts of a ``TensorDataset`` are of the same type, with copies of the images;
-        parts of any other dataset are a ``Subset``.
+        A ``Split``; parts of a ``TensorDataset`` are such, with copies, of others a ``Subset``.
 
     Raises:
         ValueError: An unknown domain, a fraction outside (0, 1), a negative seed, a dataset of one

@@ -92,13 +92,9 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Change every image of a batch in its own way, as DomainBed does in training.
-
-    What is drawn is that of ``draw_augmentation``, but hue is turned in the plane of equal
-    brightness (there in HSV): one resampling and one linear map of colours for the batch.
-    ``images`` (n, 3, height, width) in [0, 1] are left alone; ``generator`` is of the CPU, whatever
-    the device, so that draws are equal everywhere.
-    """
+    """Change every image of a batch in its own way, as DomainBed does in training."""
+    # What is drawn is that of `draw_augmentation`, on the CPU for any device, but hue is turned in
+    # the plane of equal brightness, not in HSV: so one linear map of colours serves an image.
     number = len(images)
 
     def draw(low: float, high: float) -> Tensor:
@@ -125,11 +121,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def colour_maps(bright: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:
-    """Matrices (n, 3, 3) on red, green, blue: brightness × saturation × a turn of the hue.
-
-    In brightness and two differences of colour (YIQ), the hue is an angle and the saturation a
-    length.
-    """
+    """Matrices (n, 3, 3) on red, green, blue: brightness × saturation × a turn of the hue."""
+    # In brightness and two differences of colour (YIQ), hue is an angle and saturation a length.
     to_yiq = torch.tensor([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
     cos, sin = saturation * (2 * math.pi * turn).cos(), saturation * (2 * math.pi * turn).sin()
     maps = torch.zeros(len(turn), 3, 3)

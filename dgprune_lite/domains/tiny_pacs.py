@@ -1,7 +1,4 @@
-"""A small stand-in for PACS, drawn: the same folders and names, simple figures in four styles.
-
-It is there to try out code, tests and chapters; results on it say nothing about PACS.
-"""
+"""A small stand-in for PACS, drawn: results on it say nothing about PACS."""
 
 from __future__ import annotations
 
@@ -167,7 +164,7 @@ STYLES: dict[str, tuple[Callable[[Pixels, np.random.Generator], Pixels], str]] =
 
 
 def _outline(mask: Pixels, width: int) -> Pixels:
-    # A blurred figure reaches beyond its edge; ten times brighter, it is the figure grown.
+    # Blurred, a figure reaches beyond its edge; ten times brighter, that is the figure grown.
     return ((10 * _blurred(mask, width)).clip(0, 1) - mask)[..., None]
 
 
