@@ -1,11 +1,8 @@
-"""How good a network is on each domain: accuracy, risk and calibration, in-domain and unseen.
-
-The numbers of the unseen domain choose nothing; the protocol chooses on the in-domain rows only.
-"""
+"""How good a network is on each domain: accuracy, risk and calibration, in-domain and unseen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dgprune_lite.checks import named_domains
+from dgprune_lite.checks import named_domains, whole_number
 from dgprune_lite.domains import Split, batches
+from dgprune_lite.domains.loading import check_labels
 from dgprune_lite.running import (
     Logits,
     check_model,
-    count_classes,
     device_of,
     evaluating,
     in_dtype_of,
@@ -90,22 +87,17 @@ def evaluate(
     # Not `inference_mode`: a network that keeps a tensor from here could not be trained with it.
     with evaluating(model), torch.no_grad():
         for name, role, dataset in parts:
-            nats, confidence, correct = _predict(
-                model, dataset, name, batch_size, precision, workers, logits
+            loop = batches(
+                dataset, batch_size, domain=name, device=device_of(model), workers=workers
             )
-            rows.append(
-                {
-                    "domain": name,
-                    "role": role,
-                    "images": len(nats),
-                    "accuracy": float(correct.double().mean()),
-                    "risk": float(nats.mean()),
-                    "ece": expected_calibration_error(confidence, correct),
-                }
-            )
+            columns = zip(*_predict(model, loop, name, precision, logits), strict=True)
+            nats, confidence, correct = map(torch.cat, columns)
+            accuracy, risk = float(correct.double().mean()), float(nats.mean())
+            error = expected_calibration_error(confidence, correct)
+            rows.append((name, role, len(nats), accuracy, risk, error))
     import pandas as pd  # costs more to import than all of this package
 
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["domain", "role", "images", "accuracy", "risk", "ece"])
 
 
 def summarize(frame: pd.DataFrame) -> dict[str, float]:
@@ -144,27 +136,15 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
-    """Return by how much confidence and accuracy differ, on average over bins of confidence.
-
-    That is Σ_m (n_m / n) · |accuracy_m − confidence_m|, from 0 (calibrated) to 1; bin m of ``bins``
-    holds confidences in ((m - 1) / bins, m / bins] (Guo et al., "On calibration of modern neural
-    networks", ICML 2017, equation 3).
-
-    Args:
-        confidence: Probability of the predicted class, float (n,), from 0 to 1.
-        correct: Whether the prediction was right, bool (n,).
-        bins: Number of bins of equal width, at least 1.
-
-    >>> expected_calibration_error(torch.tensor([1.0, 1.0]), torch.tensor([True, False]))
-    0.5
-    """
+    """Σ_m (n_m / n) · |accuracy_m − confidence_m| over equal bins of confidence, both of (n,)."""
+    # Bin m holds ((m - 1) / bins, m / bins]. Source: Guo et al., "On calibration of modern neural
+    # networks", ICML 2017, equation 3.
     if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
         raise ValueError(
             f"confidence has shape {tuple(confidence.shape)}, correct {tuple(correct.shape)}; "
             f"expected the same (n,) for both, with at least one prediction"
         )
-    if bins < 1:
-        raise ValueError(f"bins is {bins}; expected at least 1")
+    whole_number("bins", bins, 1)
     confidence, correct = confidence.detach().cpu().double(), correct.cpu().double()
     number = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (n,), from 0 to bins - 1
     # In each bin n_m · (accuracy_m − confidence_m) is a sum over its members.
@@ -174,37 +154,23 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
 
 def _predict(
     model: nn.Module,
-    dataset: Dataset,
+    loop: Iterator[tuple[Tensor, Tensor]],
     name: str,
-    batch_size: int,
     precision: str,
-    workers: int,
-    logits_from: Logits | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cross-entropy (nats), confidence and correctness of every image, each (n,)."""
+    logits: Logits | None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Cross-entropy (nats), confidence and correctness of the images, batch by batch."""
     layout = layout_for(model, precision)
-    classes: int | None = None
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    loop = batches(dataset, batch_size, domain=name, device=device_of(model), workers=workers)
-    for images, labels in loop:
+    for number, (images, labels) in enumerate(loop):
+        where = f"domain {name!r}, batch {number}"
         images = in_dtype_of(model, images).contiguous(memory_format=layout)
-        if classes is None:
-            classes = count_classes(model, images[:1], logits_from)
-        logits = logits_of(model, images, precision, logits_from).cpu().double()  # (batch, classes)
+        found = logits_of(model, images, precision, logits).cpu().double()  # (batch, classes)
         labels = labels.cpu()  # after the forward pass, for which a GPU would wait
-        if int(labels.min()) < 0 or int(labels.max()) >= classes:
-            wrong = int(labels[(labels < 0) | (labels >= classes)][0])
+        check_labels(labels, found.shape[1], where)
+        if not bool(torch.isfinite(found).all()):
             raise ValueError(
-                f"domain {name!r} has the label {wrong}, but the model tells {classes} classes "
-                f"apart; expected labels from 0 to {classes - 1}"
+                f"the logits for {where} are NaN or infinite; check the images and weights for "
+                f"values that are not finite"
             )
-        if not bool(torch.isfinite(logits).all()):
-            raise ValueError(
-                f"the logits for domain {name!r}, batch {len(kept)} are NaN or infinite; "
-                f"check the images and weights for values that are not finite"
-            )
-        confidence, predicted = logits.softmax(1).max(1)
-        nats = F.cross_entropy(logits, labels, reduction="none")
-        kept.append((nats, confidence, predicted == labels))
-    nats, confidence, correct = (torch.cat(column) for column in zip(*kept, strict=True))
-    return nats, confidence, correct
+        confidence, predicted = found.softmax(1).max(1)
+        yield F.cross_entropy(found, labels, reduction="none"), confidence, predicted == labels

@@ -1,7 +1,4 @@
-"""The small networks of the tutorial, torchvision's by name, and checkpoints of either.
-
-Any other ``nn.Module`` works just as well with the rest of the package.
-"""
+"""The small networks of the tutorial, torchvision's by name, and checkpoints of either."""
 
 from __future__ import annotations
 
@@ -9,16 +6,16 @@ import inspect
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from dgprune_lite.checks import nearest_name, whole_number
-from dgprune_lite.files import write_atomically
+from dgprune_lite.files import read_tensors, write_atomically
 from dgprune_lite.networks.efficientnet import efficientnet_lite0
 from dgprune_lite.networks.pretrained import load_pretrained
 
@@ -162,36 +159,29 @@ def build_model(
     whole_number("num_classes", num_classes, 1)
     whole_number("seed", seed)
     whole_number("in_channels", in_channels, 1)
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"weights": weights}
     if width is not None:
         given["width"] = whole_number("width", width, 1)
     if in_channels != 3:
         given["in_channels"] = in_channels
-    options: dict[str, Any] = {}
-    if name in MODELS:
-        if weights is not None:
-            given["weights"] = weights
-        factory, whose, advice = MODELS[name], repr(name), "leave it out"
-        settings = set(inspect.signature(factory).parameters)
-    else:
-        factory, options = _torchvision_factory(name, weights is not None)
-        settings, whose = set(), f"torchvision's {name!r}"
-        advice = f"leave it out or use one of {', '.join(MODELS)}"
+    factory = MODELS.get(name) or partial(_of_torchvision, name)
+    settings = inspect.signature(factory).parameters
     for setting, value in given.items():
-        if setting not in settings:
-            raise ValueError(f"{setting} is {value}, but {whose} has no such setting; {advice}")
+        if setting not in settings and value is not None:
+            raise ValueError(
+                f"{setting} is {value}, but {name!r} has no such setting; leave it out or use one "
+                f"of {', '.join(MODELS)}"
+            )
+    given = {setting: value for setting, value in given.items() if setting in settings}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = factory(num_classes=num_classes, **options, **given)
-        if weights is not None and name not in MODELS:
-            load_pretrained(model, name, weights)
-        return model
+        return factory(num_classes=num_classes, **given)
 
 
-def _torchvision_factory(
-    name: str, pretrained: bool
-) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
-    """A builder of torchvision's and what it is to be called with besides the classes."""
+def _of_torchvision(
+    name: str, num_classes: int, weights: str | os.PathLike[str] | None
+) -> nn.Module:
+    """A classification network of torchvision by name."""
     import torchvision.models  # takes longer than all the rest of the package
 
     known = torchvision.models.list_models(module=torchvision.models)
@@ -200,13 +190,16 @@ def _torchvision_factory(
             f"unknown model {name!r}; expected one of {', '.join(MODELS)}, or a classification "
             f"network of torchvision.{nearest_name(name, [*MODELS, *known])}"
         )
-    options: dict[str, Any] = {"weights": None}
+    options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # One output in training as in evaluation, and the initialisation named explicitly.
         options |= {"aux_logits": False, "init_weights": True}
         # torchvision's weights of these two are for images in another normalisation.
-        options["transform_input"] = pretrained
-    return torchvision.models.get_model_builder(name), options
+        options["transform_input"] = weights is not None
+    model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if weights is not None:
+        load_pretrained(model, name, weights)
+    return model
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -285,17 +278,7 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
             weights that do not fit its recipe.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}; expected one written by save_model")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{str(path)!r} is not a whole safetensors file ({error}); was it cut short? "
-            f"Write it again with save_model"
-        ) from error
+    metadata, state = read_tensors(path, "save_model")
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{str(path)!r} has the format {metadata.get('format')!r}; expected {FORMAT!r}, which "

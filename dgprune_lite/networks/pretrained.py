@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dgprune_lite.checks import nearest_name
+from dgprune_lite.files import read_tensors
 
 
 def load_pretrained(model: nn.Module, name: str, weights: str | os.PathLike[str]) -> None:
-    """Give a torchvision network pretrained weights, in place; a head of other size stays as it is.
-
-    Arguments and errors are those of ``build_model``: ``weights`` is "DEFAULT", another of
-    torchvision's names, or a file (.safetensors, or .pth as torchvision offers it for download).
-    """
+    """Give a torchvision network pretrained weights, but for a head of another size, in place."""
     import torchvision.models
 
     known = torchvision.models.get_model_weights(name)
@@ -60,13 +55,13 @@ def _downloaded(name: str, weights: object) -> Mapping[str, Tensor]:
 
 def weights_from_file(path: Path) -> Mapping[str, Tensor]:
     """The state dictionary of a file, .safetensors or .pth; nothing but tensors is unpickled."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path, "safetensors.torch.save_file")[1]
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r} to read weights from")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)  # unpickles no code
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read ({error}); was it cut short?") from error
     except Exception as error:  # pickle.UnpicklingError and what broken pickles lead to
         raise ValueError(
@@ -108,9 +103,8 @@ def load_all_but_head(model: nn.Module, state: Mapping[str, Tensor], complaint: 
 def freeze_batchnorm(model: nn.Module) -> int:
     """Keep every BatchNorm of a network as it is while the rest is trained, as DomainBed does.
 
-    From now on ``model.train()`` leaves BatchNorm layers in evaluation mode, so they normalise with
-    their running statistics and do not change these; and their scale and shift are not trained. It
-    holds for copies of the network, too, pruned ones included. ``recalibrate_batchnorm`` still
+    From now on ``model.train()`` leaves BatchNorm layers in evaluation mode, and their scale and
+    shift are not trained, in copies (pruned ones included) as well. ``recalibrate_batchnorm`` still
     works.
 
     Args:

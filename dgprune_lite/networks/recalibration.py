@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -68,11 +69,11 @@ def recalibrate_batchnorm(
     images_per_domain = whole_number("images_per_domain", images_per_domain, 1)
     batch_size, seed = whole_number("batch_size", batch_size, 2), whole_number("seed", seed)
     shape, classes = check_domains(model, train, logits)
-    layers: list[_BatchNorm] = [
-        module
-        for module in model.modules()
+    layers = {
+        name: module
+        for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    }
     if not layers:
         return 0
     generator = torch.Generator().manual_seed(seed)
@@ -84,11 +85,11 @@ def recalibrate_batchnorm(
     number = math.ceil(total / batch_size)
     chunks = {name: order.tensor_split(number) for name, order in orders.items()}
     device, layout = device_of(model), layout_for(model)
-    momenta = [layer.momentum for layer in layers]
-    statistics = [{key: value.clone() for key, value in layer.named_buffers()} for layer in layers]
+    momenta = {name: layer.momentum for name, layer in layers.items()}
+    statistics = {name: copy.deepcopy(layer.state_dict()) for name, layer in layers.items()}
     try:
         with evaluating(model), torch.no_grad():  # dropout off
-            for layer in layers:
+            for layer in layers.values():
                 layer.reset_running_stats()
                 layer.momentum = None  # a cumulative average: every batch counts the same
                 layer.train()
@@ -97,18 +98,17 @@ def recalibrate_batchnorm(
             )
             for images, _ in mixed:
                 model(in_dtype_of(model, images).contiguous(memory_format=layout))
-        for name, layer in ((n, m) for n, m in model.named_modules() if m in layers):
-            if not bool(torch.isfinite(layer.running_var).all()):
+        for name, layer in layers.items():
+            if not bool(torch.isfinite(layer.get_buffer("running_var")).all()):
                 raise ValueError(
                     f"the statistics of BatchNorm {name!r} became NaN or infinite; check the "
                     f"images and weights for values that are not finite"
                 )
     except BaseException:
-        for layer, found in zip(layers, statistics, strict=True):
-            for key, value in found.items():
-                layer.get_buffer(key).copy_(value)
+        for name, layer in layers.items():
+            layer.load_state_dict(statistics[name])
         raise
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        for name, layer in layers.items():
+            layer.momentum = momenta[name]
     return len(layers)

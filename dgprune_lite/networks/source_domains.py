@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.checks import named_domains, nearest_name
-from dgprune_lite.domains import check_batch, count, fetch, read, to_device
+from dgprune_lite.domains import check_batch, fetch, read, to_device
+from dgprune_lite.domains.loading import count_some
 from dgprune_lite.running import Logits, count_classes, device_of, in_dtype_of
 
 ALGORITHMS = ("ERM", "VREx")
@@ -41,8 +42,7 @@ def check_algorithm(algorithm: str, train: dict[str, Dataset]) -> None:
 def source_domains(train: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """Return named datasets, none of them called like a column of the history."""
     train = named_domains(train, "train")
-    taken = [name for name in train if name in ("step", "loss")]
-    if taken:
+    if taken := [name for name in train if name in ("step", "loss")]:
         raise ValueError(
             f"a domain is called {taken[0]!r}, like a column of the history; give it another name"
         )
@@ -55,10 +55,9 @@ def check_domains(
     """Look at one image of each domain; return the shape of images and the number of classes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, dataset in train.items():
-        if count(dataset, name) == 0:
-            raise ValueError(f"domain {name!r} has no images; expected at least one")
+        count_some(dataset, name)
         images, labels = fetch(dataset, [0])
-        check_batch(images, labels, where=f"domain {name!r}, image 0")
+        check_batch(images, labels, f"domain {name!r}, image 0")
         shapes[name] = tuple(images.shape[1:])
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the domains have images of shapes {shapes}; expected one shape for all")
@@ -80,8 +79,7 @@ def mixed_batches(
     loader = read(train, indices, workers=workers, seed=seed, device=device)
     for number, parts in enumerate(loader):
         for name, part in parts.items():
-            where = f"domain {name!r}, batch {number}"
-            check_batch(*part, where=where, shape=shape, num_classes=num_classes)
+            check_batch(*part, f"domain {name!r}, batch {number}", shape, num_classes)
         # Each part goes to the device by itself: what is put together here is in no pinned memory.
         images, labels = zip(*parts.values(), strict=True)
         yield (

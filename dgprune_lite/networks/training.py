@@ -1,13 +1,9 @@
-"""Training on several source domains at once, by ERM or V-REx; fine-tuning is the same.
-
-Every step draws the same number of images from every domain, so a domain's weight in the objective
-does not depend on how many images it has.
-"""
+"""Training on several source domains at once, by ERM or V-REx; fine-tuning is the same."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from dgprune_lite.checks import whole_number
 from dgprune_lite.domains import count
 from dgprune_lite.networks.source_domains import (
-    Batch,
     check_algorithm,
     check_domains,
     check_losses,
@@ -75,16 +71,15 @@ def fit(
             int64) pairs, such as ``split.train``. Images are cast to the type of the network's
             weights.
         steps: Updates to make; 0 leaves the network as it is.
-        lr: The largest learning rate, reached after 30 % of the steps (see ``one_cycle``).
-        batch_size: Images of *every* domain in a step. A domain is walked through in random order,
-            again and again.
+        lr: The largest learning rate, reached after 30 % of the steps.
+        batch_size: Images of *every* domain in a step, however many it has. A domain is walked
+            through in random order, again and again.
         algorithm: "ERM" minimises the mean over domains of their risks, "VREx" adds ``vrex_lambda``
             times the (population) variance of these risks.
         vrex_lambda: Weight of the variance, at least 0. (DomainBed's default is 10, for 5000
             steps.)
-        vrex_anneal_steps: Steps over which that weight grows linearly from 0; None for 30 % of
-            ``steps``, those in which the learning rate grows. (DomainBed switches from 1 to its
-            ``vrex_lambda`` at once, and therefore has to reset Adam; a ramp needs no reset.)
+        vrex_anneal_steps: Steps over which that weight grows linearly from 0 (DomainBed switches
+            at once); None for 30 % of ``steps``, those in which the learning rate grows.
         weight_decay: Adam's L2 penalty.
         max_shift: Every image is moved by up to this many pixels in either direction; what comes
             into view repeats the border pixels.
@@ -162,7 +157,8 @@ def fit(
         mixed = mixed_batches(
             train, orders, shape, classes, workers=workers, seed=seed, device=device
         )
-        for step, (images, labels) in enumerate(_progress(mixed, steps, progress)):
+        shown = tqdm(mixed, total=steps, desc="fit", unit="step", disable=not progress)
+        for step, (images, labels) in enumerate(shown):
             images = shift_images(in_dtype_of(model, images), shifts[step], max_shift)
             images = images.contiguous(memory_format=layout)
 
@@ -196,12 +192,8 @@ def fit(
 
 
 def one_cycle(step: int, steps: int, lr: float) -> float:
-    """Return the rate of a step from 0: in 30 % of the steps from lr / 25 up to lr, then to zero.
-
-    Both ways along half a cosine, as in ``torch.optim.lr_scheduler.OneCycleLR`` (Smith and Topin,
-    "Super-convergence: very fast training of neural networks using large learning rates", 2019),
-    but a step stands at its middle, so that very short runs have a sensible rate, too.
-    """
+    """The rate of a step from 0: in 30 % of the steps from lr / 25 up to lr, then to zero."""
+    # As PyTorch's OneCycleLR, but at the middle of a step, so that very short runs work, too.
     share = (step + 0.5) / steps
     if share < WARM_UP:
         start, end, part = lr / 25, lr, share / WARM_UP
@@ -211,11 +203,7 @@ def one_cycle(step: int, steps: int, lr: float) -> float:
 
 
 def shift_images(images: Tensor, shifts: Tensor, max_shift: int) -> Tensor:
-    """Move every image by its own whole number of pixels, repeating the border where it came from.
-
-    ``shifts``, int64 (batch, 2), are rows and columns from 0 to 2 * max_shift; ``max_shift`` is no
-    move, a larger number moves the picture up or left.
-    """
+    """Move every image up and left by ``shifts - max_shift``, (batch, 2), repeating the border."""
     if max_shift == 0:
         return images
     height, width = images.shape[2:]
@@ -261,11 +249,3 @@ def _trained_as_found(model: nn.Module, layout: torch.memory_format, seed: int) 
                 parameter.data = values
             for parameter, gradient in gradients:
                 parameter.grad = gradient
-
-
-def _progress(batches: Iterable[Batch], steps: int, show: bool) -> Iterable[Batch]:
-    if not show:
-        return batches
-    from tqdm.auto import tqdm
-
-    return tqdm(batches, total=steps, desc="fit", unit="step")

@@ -132,7 +132,9 @@ def test_the_model_is_left_as_found_also_after_an_error(label):
     dataset = TensorDataset(torch.rand(2, 3, 6, 6), torch.full((2,), label))
     torch.set_rng_state(random_state)
     if label == 9:
-        with pytest.raises(ValueError, match="domain 'a' has the label 9, but the model tells 4"):
+        with pytest.raises(
+            ValueError, match=r"domain 'a', batch \d: label 9 lies outside \[0, 4\)"
+        ):
             evaluate(model, {"a": dataset})
     else:
         evaluate(model, {"a": dataset})
