@@ -1,12 +1,8 @@
-"""One function a criterion: weights and domain statistics in, one importance a filter out.
-
-High importance means keep. To add one, write a function with the signature of those below and
-decorate it with :func:`criterion`.
-"""
+"""One function a criterion: weights and domain statistics in, one importance a filter out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +20,7 @@ NEEDS_STATISTICS: set[str] = set()
 
 
 def criterion(name: str, *, statistics: bool = True) -> Callable[[Criterion], Criterion]:
-    """Register a criterion: ``f(model, graph, stats, **options) -> Tensor (M,)``.
+    """Register a criterion: ``f(model, graph, stats, **options) -> Tensor (M,)``, high for keep.
 
     Args:
         name: What users pass to :func:`score` and :func:`~dgprune_lite.pruning.pruning.prune`.
@@ -77,12 +73,28 @@ def score(
     >>> {group: len(values) for group, values in dg.score("l1", model, graph).items()}
     {'conv1': 4, 'conv2': 8, 'conv3': 8}
     """
-    if criterion not in CRITERIA:
+    check_criterion(criterion)
+    check_graph(model, graph)
+    return importances(criterion, model, graph, stats, options)
+
+
+def check_criterion(name: str) -> None:
+    """Raise a ValueError unless it is registered."""
+    if name not in CRITERIA:
         raise ValueError(
-            f"criterion={criterion!r} is unknown.{nearest_name(criterion, CRITERIA)} "
+            f"criterion={name!r} is unknown.{nearest_name(name, CRITERIA)} "
             f"Known: {', '.join(sorted(CRITERIA))}"
         )
-    check_graph(model, graph)
+
+
+def importances(
+    criterion: str,
+    model: nn.Module,
+    graph: ChannelGraph,
+    stats: DomainStatistics | None,
+    options: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    """What `score` returns, for a criterion and a graph that are known."""
     if criterion in NEEDS_STATISTICS:
         if stats is None:
             raise ValueError(
@@ -127,20 +139,10 @@ def _power_sums(
     model: nn.Module, graph: ChannelGraph, power: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """For every layer with filters: their units and Σ |weight|^power, float64 (channels,)."""
-    # One buffer for all: asked for block by block, three times as much memory stays taken.
-    buffer = torch.empty(0, dtype=torch.float64)
     for units, rows in _filters(model, graph):
-        channels, size = rows.shape
-        step = max(1, 2**18 // size)  # so many fit the cache in float64
-        if buffer.numel() < step * size or buffer.device != rows.device:
-            buffer = torch.empty(step * size, dtype=torch.float64, device=rows.device)
-        sums = torch.empty(channels, dtype=torch.float64, device=rows.device)
-        for start in range(0, channels, step):
-            block = rows[start : start + step]
-            weights = buffer[: block.numel()].view(block.shape).copy_(block)
-            weights = weights.abs_() if power == 1 else weights.square_()
-            torch.sum(weights, dim=1, out=sums[start : start + step])
-        yield units, sums
+        step = max(1, 2**18 // rows.shape[1])  # so many fit the cache in float64
+        blocks = [block.double().abs().pow(power).sum(1) for block in rows.split(step)]
+        yield units, torch.cat(blocks)
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:
@@ -232,19 +234,14 @@ def risk_variance(
     normalize: bool = False,
     reverse: bool = False,
 ) -> Tensor:
-    """√(a·(mean_d Δ_dm)² + b·Var_d Δ_dm): how far an unseen domain's risk moves (root mean square).
-
-    With a = 0 and b = 1, the default, it is the standard deviation over the source domains of
-    the change of risk when the filter goes.
+    """√(a·(mean_d Δ_dm)² + b·Var_d Δ_dm), by default the spread over domains of the risk's change.
 
     Args:
         order: See :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
         mean_weight: a ≥ 0.
         variance_weight: b ≥ 0, σ²·D in the derivation.
-        normalize: Whether to divide each domain's Δ by its mean magnitude over all filters first,
-            so that a domain with large risks does not outweigh the others.
-        reverse: Whether the spread counts *against* a filter, √a·abs(mean) − √b·std: what only some
-            domains need goes first.
+        normalize: Whether to divide each domain's Δ by its mean magnitude over all filters first.
+        reverse: Whether the spread counts *against* a filter: √a·abs(mean) − √b·std.
 
     Source: our reading of Cai, Li and Kot 2022; derivation in chapter 5, from the affine mixtures
     of Krueger et al. 2021 (V-REx). The variance is the population variance, as there.
@@ -311,16 +308,11 @@ def bn_scale_and_risk(
     graph: ChannelGraph,
     stats: DomainStatistics,
     *,
-    order: str = "fisher",
     mean_weight: float = 1.0,
-    variance_weight: float = 1.0,
+    **options: Any,
 ) -> Tensor:
-    """Average of the filter's ranks in its group by bn_scale and by risk_variance, in (0, 1].
-
-    Args: See :func:`risk_variance`. Source: ours; chapter 8.
-    """
-    weights = {"mean_weight": mean_weight, "variance_weight": variance_weight}
-    risk = risk_variance(model, graph, stats, order=order, **weights)
+    """Mean of the ranks in the group by bn_scale and by :func:`risk_variance`; ours, chapter 8."""
+    risk = risk_variance(model, graph, stats, mean_weight=mean_weight, **options)
     prior = bn_scale(model, graph, stats)
     return (_ranks(graph, prior) + _ranks(graph, risk)) / 2
 
@@ -335,16 +327,10 @@ def _ranks(graph: ChannelGraph, values: Tensor) -> Tensor:
 
 
 def normalize_groups(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Divide each group's scores by their Euclidean length, to rank filters of all groups together.
-
-    Args:
-        scores: From :func:`score`; a group of zeros stays as it is.
+    """Each group's scores over their Euclidean length, to rank all groups together; zeros stay.
 
     Source: Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient
     inference", section 2.2.
-
-    >>> normalize_groups({"conv1": torch.tensor([3.0, 4.0]), "conv2": torch.zeros(2)})
-    {'conv1': tensor([0.6000, 0.8000]), 'conv2': tensor([0., 0.])}
     """
     lengths = {name: values.norm() for name, values in scores.items()}
     return {n: v / lengths[n] if lengths[n] > 0 else v for n, v in scores.items()}

@@ -1,11 +1,6 @@
 """Scoring on several GPUs or machines: each process measures its share, and the sums are added up.
 
-On one machine with 4 GPUs, and on two::
-
-    torchrun --nproc-per-node 4 score.py
-    torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 4 score.py
-
-with a ``score.py`` such as::
+With ``torchrun --nproc-per-node 4 score.py`` and a ``score.py`` such as::
 
     dist.init_process_group()                                  # NCCL for GPUs, Gloo for CPUs
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from dgprune_lite.channels.graph import ChannelGraph, misfit
 from dgprune_lite.domains import to_device
+from dgprune_lite.domains.loading import check_labels
 from dgprune_lite.running import (
     HALF,
     Logits,
@@ -50,8 +51,7 @@ def gate_gradients_per_image(
 ) -> tuple[Tensor, Tensor]:
     """Measure losses of images and their gradients with respect to the gates: ∂ℓ_n/∂z_m at z = 1.
 
-    The model runs in evaluation mode and is left as found: weights and statistics, modes,
-    ``.grad``, flags, hooks and random state.
+    The model runs in evaluation mode and is left as found.
 
     Args:
         model: The network that ``graph`` was traced from.
@@ -87,9 +87,7 @@ def gate_gradients_per_image(
     check_graph(model, graph)
     check_precision(precision, device_of(model))
     with evaluating(model):
-        return gate_gradients(
-            model, graph, images, labels, where=where, precision=precision, logits=logits
-        )
+        return gate_gradients(model, graph, images, labels, where, precision, logits)
 
 
 def gate_gradients(
@@ -97,11 +95,10 @@ def gate_gradients(
     graph: ChannelGraph,
     images: Tensor,
     labels: Tensor,
-    *,
-    per_image: bool = True,
     where: str = "data",
     precision: str = "float32",
     logits: Logits | None = None,
+    per_image: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Losses (n,) and their gate gradients (n, M), or the sum of those (M,), in evaluation mode."""
     sums: list[tuple[str, Tensor]] = []  # gate, its gradients (n, channels) or (channels,)
@@ -133,7 +130,10 @@ def gate_gradients(
 
     def run() -> Tensor:
         sums.clear()
-        losses = _losses(model, images, labels, where, precision, logits)
+        # A copy, since some networks change their input in place.
+        found = logits_of(model, images.clone(), precision, logits)
+        check_labels(labels, found.shape[1], where)
+        losses = F.cross_entropy(found, labels, reduction="none")  # nats (n,), float32 at least
         torch.autograd.grad(losses, source, torch.full_like(losses, scale), allow_unused=True)
         return losses.detach().double()
 
@@ -143,20 +143,16 @@ def gate_gradients(
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
-            with (
-                torch.autograd.graph.allow_mutation_on_saved_tensors()
-            ):  # copies, so only if need be
+            with torch.autograd.graph.allow_mutation_on_saved_tensors():  # copies: if need be
                 losses = run()
     if not isfinite(losses.sum()):
         bad = losses[~losses.isfinite()][0].item()
         raise ValueError(f"the loss is {bad} in {where}: check the images and the trained weights")
-    filters = graph.num_filters
-    total = (
-        losses.new_zeros(len(images), filters + 1) if per_image else losses.new_zeros(filters + 1)
-    )
+    columns = graph.num_filters + 1  # the last one for channels that are fixed
+    total = losses.new_zeros(*[len(images)] * per_image, columns)
     if sums:
         units = np.concatenate([graph.layers[name].out_units for name, _ in sums])
-        index = to_device(torch.from_numpy(units % (filters + 1)), total.device)  # fixed, -1: last
+        index = to_device(torch.from_numpy(units % columns), total.device)  # -1 becomes the last
         total.index_add_(-1, index, torch.cat([part for _, part in sums], -1).double())
     if scale != 1:
         total /= scale
@@ -165,30 +161,6 @@ def gate_gradients(
                 f"a gate gradient overflows float16 in {where}: use precision='bfloat16'"
             )
     return losses, total[..., :-1]
-
-
-def _losses(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    where: str,
-    precision: str,
-    logits: Logits | None,
-) -> Tensor:
-    """Cross-entropy of every image, in nats (n,), float32 at least."""
-    found = logits_of(model, images.clone(), precision, logits)  # some change their input in place
-    if found.ndim != 2 or len(found) != len(labels):
-        raise ValueError(
-            f"the model gives {tuple(found.shape)} for {len(labels)} images, expected "
-            f"({len(labels)}, classes)"
-        )
-    least, most = torch.stack(labels.aminmax()).tolist()
-    if least < 0 or most >= found.shape[1]:
-        raise ValueError(
-            f"label {least if least < 0 else most} in {where} is outside the model's "
-            f"{found.shape[1]} classes: check the data set's labels and the model's num_classes"
-        )
-    return F.cross_entropy(found, labels, reduction="none")
 
 
 def sum_of_products(activation: Tensor, gradient: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -206,11 +178,10 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _Gate(torch.autograd.Function):
-    """A gate at 1: hands an activation a on, and ``note(a, ∂ℓ/∂a)`` learns both on the way back.
+    """A gate at 1: hands an activation a on, and ``note(a, ∂ℓ/∂a)`` learns both on the way back."""
 
-    Behind a BatchNorm, a is made again from the layer's input, which autograd keeps anyway; to keep
-    it, too, would make scoring need half as much memory again as training.
-    """
+    # Behind a BatchNorm, a is made again from the layer's input, which autograd keeps anyway: to
+    # keep a as well, scoring would need half as much memory again as training.
 
     @staticmethod
     def forward(

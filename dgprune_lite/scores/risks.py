@@ -43,6 +43,17 @@ ORDERS: tuple[Order, ...] = ("first", "fisher", "exact")
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How images are read and passed through a network, see :func:`domain_statistics`."""
+
+    batch_size: int | None = None
+    precision: str = "float32"
+    workers: int = 0
+    logits: Logits | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
 class DomainStatistics:
     """Sums over images, per domain (D) and filter (M): all that a score ever sees of the data.
 
@@ -99,15 +110,14 @@ class DomainStatistics:
             order: "first": -J; "second": -J + ½F; "fisher": ½F, which is what remains where the
                 domain's own slope J is 0 (Theis et al. 2018); "exact": the measured ablation.
         """
-        match order:
-            case "first":
-                return -self.gradient
-            case "second":
-                return -self.gradient + self.fisher / 2
-            case "fisher":
-                return self.fisher / 2
-            case "exact":
-                return self.ablation
+        if order == "exact":
+            return self.ablation
+        if order == "first":
+            return -self.gradient
+        if order == "second":
+            return -self.gradient + self.fisher / 2
+        if order == "fisher":
+            return self.fisher / 2
         raise ValueError(f"order={order!r} is not one of 'first', 'second', 'fisher', 'exact'")
 
     def __add__(self, other: DomainStatistics) -> DomainStatistics:
@@ -117,7 +127,6 @@ class DomainStatistics:
                 f"{self.gradient_sum.shape[1]} filters and {other.domains} with "
                 f"{other.gradient_sum.shape[1]}"
             )
-
         return DomainStatistics(self.domains, *_pairwise(torch.add, self, other))
 
 
@@ -192,91 +201,81 @@ def domain_statistics(
     >>> dg.domain_statistics(model, graph, few).fisher.shape
     torch.Size([3, 20])
     """
+    check_graph(model, graph)
+    reading = Reading(batch_size, precision, workers, logits, progress)
+    return measure(model, graph, data, order, reading)
+
+
+def measure(
+    model: nn.Module,
+    graph: ChannelGraph,
+    data: Mapping[str, Dataset[Any]],
+    order: Order,
+    reading: Reading,
+) -> DomainStatistics:
+    """What `domain_statistics` returns, for a graph that is known to be the model's."""
+    precision, size = reading.precision, reading.batch_size
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
-    check_graph(model, graph)
     data = named_domains(data, "data")
     if not graph.num_filters:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
         raise ValueError(f"no filter of this network can be removed exactly ({reasons})")
-    device, layout = device_of(model), layout_for(model, precision)
-    check_precision(precision, device)
+    check_precision(precision, device_of(model))
     if order == "exact" and precision != "float32":
         raise ValueError(
             f"precision={precision!r} with order='exact': removing one filter changes the risk by "
             "less than its rounding; use precision='float32'"
         )
-    size = batch_size
+    device, layout = device_of(model), layout_for(model, precision)
     if size is None:
         size = 1024 if device.type == "cuda" else 256
-    parts, chunk = [], size
+    chunk, parts = size, dict[str, DomainStatistics]()
+
+    def of_batch(domain: str, number: int, images: Tensor, labels: Tensor) -> DomainStatistics:
+        where, per_image = f"domain {domain!r}, batch {number}", order != "first"
+        losses, gradient = gate_gradients(
+            model, graph, images, labels, where, precision, reading.logits, per_image
+        )
+        fisher = ablation = None
+        if per_image:
+            gradient, fisher = gradient.sum(0), (gradient**2).sum(0)[None].cpu()
+        if order == "exact":
+            whole, without = ablated_losses(model, graph, images, labels, logits=reading.logits)
+            ablation = (without - whole)[None]  # (1, M)
+        seen, risk = torch.tensor([len(labels)]), losses.sum()[None].cpu()
+        return DomainStatistics((domain,), seen, risk, gradient[None].cpu(), fisher, ablation)
+
     with evaluating(model):
         for name, dataset in data.items():
-            total = None
-            loop = batches(dataset, size, domain=name, device=device, workers=workers)
-            for number, (images, labels) in enumerate(
-                tqdm(loop, desc=f"{order} statistics, {name}", disable=not progress)
-            ):
-                measure = partial(
-                    _batch_statistics, model, graph, domain=name, order=order,
-                    where=f"domain {name!r}, batch {number}", precision=precision, logits=logits,
-                )  # fmt: skip
+            loop = batches(dataset, size, domain=name, device=device, workers=reading.workers)
+            shown = tqdm(loop, desc=f"{order} statistics, {name}", disable=not reading.progress)
+            for number, (images, labels) in enumerate(shown):
                 images = in_dtype_of(model, images).contiguous(memory_format=layout)
-                one, chunk = _chunked(measure, images, labels, chunk, tell=batch_size is not None)
-                total = one if total is None else total + one
-            assert total is not None  # `batches` refuses an empty domain
-            parts.append(total)
-    return reduce(concatenate, parts)
+                one, fits = _chunked(partial(of_batch, name, number), images, labels, chunk)
+                if fits < chunk and reading.batch_size is not None:
+                    warnings.warn(
+                        f"batches of {chunk} images do not fit into memory: going on with {fits} "
+                        f"at a time; pass batch_size={fits}",
+                        stacklevel=3,
+                    )
+                chunk = fits
+                parts[name] = parts[name] + one if name in parts else one
+    return reduce(concatenate, parts.values())
 
 
 def _chunked(
     measure: Callable[[Tensor, Tensor], DomainStatistics],
     images: Tensor,
     labels: Tensor,
-    chunk: int,
-    tell: bool,
+    size: int,
 ) -> tuple[DomainStatistics, int]:
     """The statistics of a batch, and in how large chunks it fits a GPU's memory."""
-    size = chunk
     while True:
         try:
             pairs = zip(images.split(size), labels.split(size), strict=True)
-            total = reduce(add, (measure(x, y) for x, y in pairs))
-            break
+            return reduce(add, (measure(x, y) for x, y in pairs)), size
         except torch.cuda.OutOfMemoryError:
             if size == 1 or len(images) == 1:
                 raise
         size = min(size, len(images)) // 2  # here, where what the error held is free again
-    if size < chunk and tell:
-        warnings.warn(
-            f"batches of {chunk} images do not fit into memory: going on with {size} at a time; "
-            f"pass batch_size={size}",
-            stacklevel=3,
-        )
-    return total, size
-
-
-def _batch_statistics(
-    model: nn.Module,
-    graph: ChannelGraph,
-    images: Tensor,
-    labels: Tensor,
-    domain: str,
-    order: Order,
-    where: str,
-    precision: str,
-    logits: Logits | None,
-) -> DomainStatistics:
-    """The statistics of one batch of one domain."""
-    losses, gradient = gate_gradients(
-        model, graph, images, labels,
-        per_image=order != "first", where=where, precision=precision, logits=logits,
-    )  # fmt: skip
-    fisher = ablation = None
-    if order != "first":
-        gradient, fisher = gradient.sum(0), (gradient**2).sum(0)[None].cpu()
-    if order == "exact":
-        whole, without = ablated_losses(model, graph, images, labels, logits=logits)  # (), (M,)
-        ablation = (without - whole)[None]
-    images_seen, risk = torch.tensor([len(labels)]), losses.sum()[None].cpu()
-    return DomainStatistics((domain,), images_seen, risk, gradient[None].cpu(), fisher, ablation)
