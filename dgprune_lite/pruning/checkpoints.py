@@ -1,7 +1,4 @@
-"""Save and load pruned networks: weights as safetensors, the plan as JSON in its header.
-
-Nothing is pickled. An interrupted save leaves the old file or none.
-"""
+"""Save and load pruned networks: weights as safetensors, the plan as JSON in its header."""
 
 from __future__ import annotations
 
@@ -15,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import misfit, weight_of
-from dgprune_lite.files import write_atomically
+from dgprune_lite.files import read_tensors, write_atomically
 from dgprune_lite.pruning.plans import PruningPlan
 from dgprune_lite.pruning.surgery import Cut, smaller_copy
 from dgprune_lite.running import check_model, check_unwrapped
@@ -109,14 +105,12 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     ...     dg.load(f"{folder}/small.safetensors", build).conv1.weight.shape
     torch.Size([2, 3, 3, 3])
     """
-    path = _path(path)
     if not callable(model_factory) or isinstance(model_factory, nn.Module):
         raise TypeError(
             f"model_factory is {model_factory!r:.80}, expected a function without arguments that "
             "makes the network as it was before pruning"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {str(path)!r}: save a pruned network there first")
+    path = _path(path)
     header, tensors = _read(path)
     model = model_factory()
     check_model(model)
@@ -178,12 +172,11 @@ def _path(path: object) -> Path:
 
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """The JSON header and the tensors of a file."""
+    metadata, tensors = read_tensors(path, "dgprune_lite.save")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("dgprune_lite", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path.name} is damaged or no safetensors file: {error}") from error
+        header = json.loads(metadata.get("dgprune_lite", "{}"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged: its header is no JSON ({error})") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(
             f"{path.name} is a safetensors file, but not a network saved by dgprune_lite.save"

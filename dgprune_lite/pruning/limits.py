@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from dgprune_lite.channels.graph import ChannelGraph
-from dgprune_lite.checks import nearest_name
+from dgprune_lite.channels.graph import ChannelGraph, FilterGroup
+from dgprune_lite.checks import nearest_name, whole_number
 from dgprune_lite.pruning.timing import check_inputs, latency_left
 
 if TYPE_CHECKING:
@@ -25,26 +25,15 @@ Inputs = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a plan is asked for, and what bounds it; see :func:`make_limits`.
+    """What a plan is asked for, and what bounds it."""
 
-    Attributes:
-        ratio: Share of filters that should go, one number or by pattern.
-        target: In place of the ratio a measure ("macs", "parameters", "latency") and the share of
-            it that should be left.
-        latency_left: For a latency target, measures the share of time that a plan leaves.
-        closed: Group name to the reason why it keeps all its filters.
-        global_pruning: Whether groups that share a ratio are ranked together.
-        round_to: Kept widths are multiples of this.
-        max_pruning_ratio: No group loses a larger share.
-    """
-
-    ratio: float | dict[str, float] = 0.5
-    target: tuple[str, float] | None = None
-    latency_left: Callable[[PruningPlan], float] | None = None
-    closed: dict[str, str] = field(default_factory=dict)
-    global_pruning: bool = False
-    round_to: int = 1
-    max_pruning_ratio: float = 1.0
+    ratio: float | dict[str, float] = 0.5  # share of filters that should go, maybe by pattern
+    target: tuple[str, float] | None = None  # in its place, a measure and the share to be left
+    latency_left: Callable[[PruningPlan], float] | None = None  # measures the time a plan leaves
+    scopes: tuple[tuple[str, list[FilterGroup]], ...] = ()  # pattern, the groups ranked together
+    notes: dict[str, str] = field(default_factory=dict)  # group name to why not as the ratio says
+    round_to: int = 1  # kept widths are multiples of it
+    max_pruning_ratio: float = 1.0  # no group loses a larger share
 
     def least(self, size: int) -> int:
         """The fewest filters that a group of ``size`` may keep."""
@@ -63,36 +52,32 @@ class Limits:
 
 def make_limits(
     graph: ChannelGraph,
-    pruning_ratio: Ratio | None = None,
-    *,
+    pruning_ratio: Ratio | None,
     targets: Mapping[str, float | None],
+    *,
     global_pruning: bool,
     ignored_layers: Layers,
     round_to: int,
     max_pruning_ratio: float,
     model: nn.Module | None,
-    example_inputs: Inputs | None = None,
+    example_inputs: Inputs | None,
 ) -> Limits:
-    """The limits of a plan, checked; see :func:`~dgprune_lite.pruning.pruning.plan_pruning`.
-
-    ``targets`` are the ``target_...`` by measure, None where not given.
-    """
+    """The limits of a plan, checked; ``targets`` are those by measure, None where not given."""
     if not isinstance(graph, ChannelGraph):
         raise TypeError(f"graph is {graph!r:.80}, expected what trace_channels returned")
     target = _check_targets(pruning_ratio, targets)
     ratio = _check_ratio(0.5 if pruning_ratio is None else pruning_ratio)
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(f"round_to={round_to!r} must be a whole number of at least 1, such as 8")
+    round_to = whole_number("round_to", round_to, 1)
     what = "the largest share that any group may lose"
     bound = _share("max_pruning_ratio", max_pruning_ratio, "[0, 1]", what)
     _check_reach(graph)
-    if isinstance(ratio, dict):
-        for pattern in ratio:
-            layers_of(graph, pattern, f"{pattern!r} in pruning_ratio")
-    closed: dict[str, str] = {}
+    notes: dict[str, str] = {}
     for title, patterns in _ignored(ignored_layers, model):
-        layers = layers_of(graph, patterns, f"ignored_layers={title}")
-        closed.update(dict.fromkeys(groups_of(graph, layers), f"ignored_layers={title}"))
+        closed = _groups_in(graph, patterns, f"ignored_layers={title}")
+        notes.update(dict.fromkeys(closed, f"ignored_layers={title}"))
+    scopes = _scopes(graph, ratio, notes)
+    if not global_pruning:
+        scopes = [(pattern, [group]) for pattern, groups in scopes for group in groups]
     timed = None
     if target and target[0] == "latency":
         if model is None or example_inputs is None:
@@ -101,7 +86,28 @@ def make_limits(
                 "with"
             )
         timed = latency_left(model, check_inputs(model, example_inputs))
-    return Limits(ratio, target, timed, closed, bool(global_pruning), round_to, bound)
+    return Limits(ratio, target, timed, tuple(scopes), notes, round_to, bound)
+
+
+def _scopes(
+    graph: ChannelGraph, ratio: float | dict[str, float], notes: dict[str, str]
+) -> list[tuple[str, list[FilterGroup]]]:
+    """Each pattern and the groups it is for, but for those with a note; notes on the others."""
+    free = [name for name in graph.groups if name not in notes]
+    if not isinstance(ratio, dict):
+        return [("", [graph.groups[name] for name in free])] if free else []
+    chosen: dict[str, str] = {}
+    said = {}
+    for pattern in ratio:
+        for name in _groups_in(graph, [pattern], f"{pattern!r} in pruning_ratio"):
+            before = chosen.get(name, pattern)
+            if ratio[before] != ratio[pattern]:
+                said[name] = f"{before!r} fits it, too, but {pattern!r} comes last and counts"
+            chosen[name] = pattern
+    said |= {name: "no pattern of pruning_ratio fits it" for name in free if name not in chosen}
+    notes.update(said | notes)
+    by_pattern = {p: [graph.groups[n] for n in free if chosen.get(n) == p] for p in ratio}
+    return [(pattern, groups) for pattern, groups in by_pattern.items() if groups]
 
 
 def _check_ratio(pruning_ratio: Any) -> float | dict[str, float]:
@@ -213,13 +219,8 @@ def _ignored(ignored: Any, model: nn.Module | None) -> Iterator[tuple[str, list[
         yield title if is_type else repr(patterns[0]), patterns
 
 
-def layers_of(graph: ChannelGraph, patterns: str | list[str], what: str) -> list[str]:
-    """The layers of these names, in blocks of these names, or that fit the patterns; at least one.
-
-    Raises:
-        ValueError: None fits; it begins with ``what``.
-    """
-    patterns = [patterns] if isinstance(patterns, str) else patterns
+def _groups_in(graph: ChannelGraph, patterns: list[str], what: str) -> list[str]:
+    """The groups with a filter in a layer, or block of layers, that fits; a layer must."""
     layers = [
         name
         for pattern in patterns
@@ -230,11 +231,6 @@ def layers_of(graph: ChannelGraph, patterns: str | list[str], what: str) -> list
         names = ", ".join([*list(graph.layers)[:12], *(["..."] if len(graph.layers) > 12 else [])])
         near = nearest_name(patterns[0], graph.layers)
         raise ValueError(f"{what} fits none of the layers {names}.{near}")
-    return layers
-
-
-def groups_of(graph: ChannelGraph, layers: Iterable[str]) -> list[str]:
-    """The groups with a filter in one of the layers."""
     units = {unit for name in layers for unit in graph.layers[name].out_units.tolist()}
     return [
         name

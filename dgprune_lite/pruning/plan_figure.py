@@ -15,33 +15,18 @@ _MANY = 60  # layers from which on names would overlap
 
 
 def draw_plan(plan: PruningPlan) -> Figure:
-    """Draw, for every convolution and linear layer, the channels that stay and that go.
-
-    Args:
-        plan: From :func:`~dgprune_lite.pruning.pruning.plan_pruning`.
-
-    Returns:
-        A figure with one bar a layer, in the network's order from the top.
-
-    >>> import torch, dgprune_lite as dg
-    >>> model = dg.build_model("digits_cnn", width=4)
-    >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
-    >>> figure = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5).plot()
-    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    ['conv1', 'conv2', 'conv3', 'fc']
-    >>> plt.close(figure)
-    """
+    """Draw a bar for every convolution and linear layer: the channels that stay and that go."""
     rows = [row for row in plan.layers if row["kind"] != "norm"]
     names = [row["module"] for row in rows]
     before = [row["channels_before"] for row in rows]
     after = [row["channels_after"] for row in rows]
-    places = range(len(rows))
+    rows_down = range(len(rows))
     inches = 0.24 if len(rows) <= _MANY else 0.1
     figure, axes = plt.subplots(figsize=(5.6, 1.3 + inches * len(rows)), layout="constrained")
-    axes.barh(places, before, color=_REMOVED, label="removed")
-    axes.barh(places, after, color=_KEPT, label="kept")
+    axes.barh(rows_down, before, color=_REMOVED, label="removed")
+    axes.barh(rows_down, after, color=_KEPT, label="kept")
     step = 1 if len(rows) <= _MANY else 4
-    axes.set_yticks(places[::step], names[::step])
+    axes.set_yticks(rows_down[::step], names[::step])
     axes.tick_params("y", length=0, labelsize=9)
     axes.grid(visible=False, axis="y")
     axes.invert_yaxis()

@@ -18,8 +18,8 @@ from dgprune_lite.pruning.selection import check_scores, kept_filters
 from dgprune_lite.pruning.surgery import Cut
 from dgprune_lite.pruning.targets import plan_within
 from dgprune_lite.running import Logits, check_unwrapped, device_of, in_dtype_of
-from dgprune_lite.scores.criteria import NEEDS_STATISTICS, score
-from dgprune_lite.scores.risks import Order, domain_statistics
+from dgprune_lite.scores.criteria import NEEDS_STATISTICS, check_criterion, importances
+from dgprune_lite.scores.risks import Order, Reading, measure
 
 __all__ = ["Cut", "PruningPlan", "kept_filters", "make_plan", "plan_pruning", "prune"]
 
@@ -98,7 +98,7 @@ def plan_pruning(
     limits = make_limits(
         graph,
         pruning_ratio,
-        targets={"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
+        {"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
         global_pruning=global_pruning,
         ignored_layers=ignored_layers,
         round_to=round_to,
@@ -160,13 +160,11 @@ def prune(
             not compute what the masked one does
             (:meth:`~dgprune_lite.pruning.plans.PruningPlan.apply`).
     """
-    check_unwrapped(model)
-    domains, inputs = domains_and_example(model, data, example_inputs)
-    graph = trace_channels(model, inputs)
+    domains, inputs, graph = traced(model, data, example_inputs)
     limits = make_limits(
         graph,
         pruning_ratio,
-        targets={"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
+        {"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
         global_pruning=global_pruning,
         ignored_layers=ignored_layers,
         round_to=round_to,
@@ -174,33 +172,28 @@ def prune(
         model=model,
         example_inputs=inputs,
     )
-    reading = {
-        "batch_size": batch_size,
-        "precision": precision,
-        "workers": workers,
-        "logits": logits,
-    }
-    scores = score_on(model, graph, domains, criterion, options, progress=progress, **reading)
+    reading = Reading(batch_size, precision, workers, logits, progress)
+    scores = score_on(model, graph, domains, criterion, options, reading)
     plan = plan_within(graph, check_scores(graph, scores), limits)
     return plan.apply(model), plan
 
 
-def domains_and_example(
-    model: nn.Module,
-    data: Split | Mapping[str, Dataset[Any]],
-    example_inputs: Inputs | None,
-) -> tuple[Mapping[str, Dataset[Any]], Inputs]:
-    """What to score on, and an example (by default its first image) where the model can take it."""
-    domains = data.val if isinstance(data, Split) else data
+def traced(
+    model: nn.Module, data: Split | Mapping[str, Dataset[Any]], example_inputs: Inputs | None
+) -> tuple[dict[str, Dataset[Any]], Inputs, ChannelGraph]:
+    """What to score on, an example where the model can take it, and the model's graph."""
+    check_unwrapped(model)
+    domains = named_domains(data.val if isinstance(data, Split) else data, "data")
     if example_inputs is None:
-        name, dataset = next(iter(named_domains(domains, "data").items()))
+        name, dataset = next(iter(domains.items()))
         example_inputs = next(batches(dataset, 1, domain=name))[0]
 
     def bring(value: Tensor) -> Tensor:
         value = value.to(device_of(model))
         return in_dtype_of(model, value) if value.is_floating_point() else value
 
-    return domains, tree_map_only(Tensor, bring, example_inputs)
+    inputs = tree_map_only(Tensor, bring, example_inputs)
+    return domains, inputs, trace_channels(model, inputs)
 
 
 def score_on(
@@ -209,16 +202,14 @@ def score_on(
     data: Mapping[str, Dataset[Any]],
     criterion: str,
     options: Mapping[str, Any],
-    **reading: Any,
+    reading: Reading,
 ) -> dict[str, Tensor]:
-    """The scores of a criterion, with the cheapest statistics that it can do with.
-
-    ``options`` go to the criterion, ``reading`` (``batch_size`` and the like) to the statistics.
-    """
+    """The scores of a criterion, with the cheapest statistics that it can do with."""
+    check_criterion(criterion)
     stats = None
     if criterion in NEEDS_STATISTICS:
         order: Order = "first" if criterion in ("taylor", "risk_gradient") else "fisher"
         if options.get("order") in ("first", "exact"):
             order = options["order"]
-        stats = domain_statistics(model, graph, data, order=order, **reading)
-    return score(criterion, model, graph, stats, **options)
+        stats = measure(model, graph, data, order, reading)
+    return importances(criterion, model, graph, stats, options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from dgprune_lite.checks import whole_number
 from dgprune_lite.pruning.timing import check_inputs, median_latency
 from dgprune_lite.running import device_of, evaluating
 
@@ -25,7 +26,7 @@ def report(
     """Compare two networks: parameters, MACs, file size, and median time of one pass.
 
     Both run in eval mode without gradients and are left as found. They and the inputs must be on
-    one device; times are measured on the CPU and, where there is one, on the GPU.
+    one device.
 
     Args:
         model: The whole network.
@@ -56,8 +57,7 @@ def report(
     """
     import pandas as pd
 
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
+    rounds = whole_number("rounds", rounds, 1)
     pair = [model, small]
     given = [check_inputs(network, example_inputs) for network in pair]
     rows: dict[str, list[int] | list[float]] = {

@@ -1,8 +1,4 @@
-"""Prune in several steps, with room for fine-tuning between them.
-
-Every step scores the network as it is then, and goes on to a larger share of the *original*
-network's filters, until the last step has removed what was asked for.
-"""
+"""Prune in several steps, with room for fine-tuning between them."""
 
 from __future__ import annotations
 
@@ -16,12 +12,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.channels.graph import ChannelGraph, trace_channels
+from dgprune_lite.checks import whole_number
 from dgprune_lite.domains.splits import Split
 from dgprune_lite.pruning.limits import Inputs, Layers, Limits, Ratio, make_limits
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
-from dgprune_lite.pruning.pruning import domains_and_example, score_on
+from dgprune_lite.pruning.pruning import score_on, traced
 from dgprune_lite.pruning.targets import plan_within
-from dgprune_lite.running import Logits, check_unwrapped
+from dgprune_lite.running import Logits
+from dgprune_lite.scores.risks import Reading
 
 
 def prune_iteratively(
@@ -75,27 +73,20 @@ def prune_iteratively(
     {'conv1': (4, 3), 'conv2': (8, 6), 'conv3': (8, 6)}
     {'conv1': (4, 2), 'conv2': (8, 4), 'conv3': (8, 4)}
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps!r} must be a whole number of at least 1")
-    check_unwrapped(model)
-    domains, inputs = domains_and_example(model, data, example_inputs)
-    graph = trace_channels(model, inputs)
+    steps = whole_number("steps", steps, 1)
+    domains, inputs, graph = traced(model, data, example_inputs)
     limits = make_limits(
         graph,
         pruning_ratio,
-        targets={"macs": target_macs, "parameters": target_parameters},
+        {"macs": target_macs, "parameters": target_parameters},
         global_pruning=global_pruning,
         ignored_layers=ignored_layers,
         round_to=round_to,
         max_pruning_ratio=max_pruning_ratio,
         model=model,
+        example_inputs=inputs,
     )
-    reading = {
-        "batch_size": batch_size,
-        "precision": precision,
-        "workers": workers,
-        "logits": logits,
-    }
+    reading = Reading(batch_size, precision, workers, logits, progress)
 
     def walk() -> Iterator[tuple[nn.Module, PruningPlan]]:
         small = model
@@ -106,7 +97,7 @@ def prune_iteratively(
             # What the smaller network cannot lose any more, a group's last filter, stays.
             scores = torch.full((graph.num_filters,), torch.inf, dtype=torch.float64)
             scores[torch.from_numpy(removed)] = -torch.inf
-            found = score_on(small, part, domains, criterion, options, progress=progress, **reading)
+            found = score_on(small, part, domains, criterion, options, reading)
             scores[places] = part.join(found).to(scores)
             plan = plan_within(graph, scores, _on_the_way(limits, number / steps))
             removed = graph.join(plan.kept_gates).numpy() == 0

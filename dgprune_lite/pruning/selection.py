@@ -1,9 +1,4 @@
-"""Which filters go: scores, a ratio and limits in, a mask over the graph's filters out.
-
-Filters are ranked within a *scope*: each group is one, or with ``global_pruning`` all groups that
-share a ratio. A scope loses the lowest of its scores, within the limits of every group; where a
-group then keeps more or less than its share, the reason is noted.
-"""
+"""Which filters go: scores, a ratio and limits in, a mask over the graph's filters out."""
 
 from __future__ import annotations
 
@@ -13,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dgprune_lite.channels.graph import ChannelGraph, FilterGroup
-from dgprune_lite.pruning.limits import Limits, Ratio, groups_of, layers_of
+from dgprune_lite.channels.graph import ChannelGraph
+from dgprune_lite.pruning.limits import Limits, Ratio
 
 
 @dataclass(frozen=True)
@@ -27,16 +22,14 @@ class Selection:
 
 
 def select(graph: ChannelGraph, scores: Tensor, ratio: Ratio, limits: Limits) -> Selection:
-    """Choose the filters with the lowest scores; equal scores go in order of their numbers.
+    """Choose the filters of each scope with the lowest scores, (M,), -inf for what is gone already.
 
-    Scores are float64 (M,), -inf for filters that are gone already. ``limits.ratio`` is not read:
-    a search for a target tries others.
+    ``limits.ratio`` is not read: a search for a target tries others.
     """
     removed = np.zeros(graph.num_filters, dtype=bool)
-    values, remarks = scores.numpy(), []
-    scopes, notes = _scopes(graph, ratio, limits)
-    notes.update(limits.closed)
-    for share, groups in scopes:
+    values, remarks, notes = scores.numpy(), [], dict(limits.notes)
+    for pattern, groups in limits.scopes:
+        share = float(ratio[pattern] if isinstance(ratio, Mapping) else ratio)
         spans = [np.arange(group.start, group.start + group.size) for group in groups]
         ranked = [span[np.argsort(values[span], kind="stable")] for span in spans]
         everything = np.concatenate(spans)
@@ -84,32 +77,6 @@ def _reason(asked: int, bounded: int, width: int, size: int, limits: Limits) -> 
         why = "nearest multiple of" if fits else "no smaller width within bounds is a multiple of"
         reasons.append(f"{why} round_to={limits.round_to}")
     return f"the ratio asked for {asked}; " + ", ".join(reasons) if reasons else None
-
-
-def _scopes(
-    graph: ChannelGraph, ratio: Ratio, limits: Limits
-) -> tuple[list[tuple[float, list[FilterGroup]]], dict[str, str]]:
-    """Groups to rank together, each with its ratio; notes for the groups that are in none."""
-    names = [name for name in graph.groups if name not in limits.closed]
-    notes: dict[str, str] = {}
-    if isinstance(ratio, Mapping):
-        chosen: dict[str, str] = {}
-        for pattern in ratio:
-            layers = layers_of(graph, pattern, f"{pattern!r} in pruning_ratio")
-            for name in groups_of(graph, layers):
-                before = chosen.get(name, pattern)
-                if ratio[before] != ratio[pattern]:
-                    notes[name] = f"{before!r} fits it, too, but {pattern!r} comes last and counts"
-                chosen[name] = pattern
-        notes |= {n: "no pattern of pruning_ratio fits it" for n in names if n not in chosen}
-        names = [name for name in names if name in chosen]
-        scopes = {p: [graph.groups[n] for n in names if chosen[n] == p] for p in ratio}
-        shares = {pattern: float(value) for pattern, value in ratio.items()}
-    else:
-        scopes, shares = {"": [graph.groups[name] for name in names]}, {"": float(ratio)}
-    if limits.global_pruning:
-        return [(shares[key], groups) for key, groups in scopes.items() if groups], notes
-    return [(shares[key], [group]) for key, groups in scopes.items() for group in groups], notes
 
 
 def kept_filters(size: int, ratio: float) -> int:

@@ -1,9 +1,7 @@
-"""The ratio for a target: what share of MACs, parameters or time should be left.
+"""The ratio for a target, by bisection: what share of MACs, parameters or time should be left.
 
-All groups keep the same share of filters (or compete in one ranking); the share is found by
-bisection, as costs can only fall when the ratio rises. Many groups become narrower at the same
-ratio: the first of them take that step, in the network's order, as many as the target needs.
-Where the nearest plan is still off the target, the plan says so.
+Many groups become narrower at the same ratio: the first of them take that step, in the network's
+order, as many as the target needs.
 """
 
 from __future__ import annotations

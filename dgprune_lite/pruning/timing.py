@@ -1,7 +1,4 @@
-"""How long networks take: the median of interleaved runs, on the device they are on.
-
-Networks take turns within a round, so that a machine that slows down slows them all.
-"""
+"""How long networks take: the median of runs in turn, so that a slow moment hits them all."""
 
 from __future__ import annotations
 
@@ -23,14 +20,7 @@ if TYPE_CHECKING:
 def median_latency(
     models: Sequence[nn.Module], inputs: tuple[Tensor, ...], rounds: int = 11
 ) -> list[float]:
-    """Median seconds of ``rounds`` passes of each network, in eval mode and without gradients.
-
-    >>> import torch
-    >>> small, large = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4000), nn.Linear(4000, 4000))
-    >>> fast, slow = median_latency([small, large], (torch.zeros(16, 8),))
-    >>> fast < slow
-    True
-    """
+    """Median seconds of ``rounds`` passes of each network, in eval mode and without gradients."""
     seconds: list[list[float]] = [[] for _ in models]
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())

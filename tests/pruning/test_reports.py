@@ -56,5 +56,5 @@ def test_wrong_calls():
         dg.report(model, small, None)
     with pytest.raises(ValueError, match=r"does not run on example_inputs of shape \(1, 5\)"):
         dg.report(model, small, torch.zeros(1, 5))
-    with pytest.raises(ValueError, match="rounds=0 must be"):
+    with pytest.raises(ValueError, match="rounds is 0; expected a whole number"):
         dg.report(model, small, images, rounds=0)
