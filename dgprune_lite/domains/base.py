@@ -26,13 +26,12 @@ class MultipleDomainDataset:
     Raises:
         ValueError: There is no domain or no class, or the shape is not three positive sizes.
 
-    Example:
-        >>> import torch
-        >>> from torch.utils.data import TensorDataset
-        >>> part = TensorDataset(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
-        >>> pets = MultipleDomainDataset({"photo": part, "sketch": part}, ("cat", "dog"), (3, 8, 8))
-        >>> list(pets), len(pets), len(pets["sketch"])
-        (['photo', 'sketch'], 2, 2)
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> part = TensorDataset(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
+    >>> pets = MultipleDomainDataset({"photo": part, "sketch": part}, ("cat", "dog"), (3, 8, 8))
+    >>> list(pets), len(pets), len(pets["sketch"])
+    (['photo', 'sketch'], 2, 2)
     """
 
     ENVIRONMENTS: tuple[str, ...] = ()
@@ -67,12 +66,7 @@ class MultipleDomainDataset:
         raise NotImplementedError(f"{type(self).__name__} does not say how to open {name!r}")
 
     def resolve(self, env: str | int) -> str:
-        """Return the domain that a name, its folder's, or an index as DomainBed's stands for.
-
-        Raises:
-            ValueError: There is no such domain; the message lists the known ones.
-            TypeError: ``env`` is neither a name nor a whole number.
-        """
+        """Return the domain that a name, its folder's, or an index as DomainBed's stands for."""
         folders = [self.FOLDERS.get(name, name) for name in self.ENVIRONMENTS]
         pairs = list(zip(self.ENVIRONMENTS, folders, strict=True))
         known = ", ".join(name if name == other else f"{name} ({other})" for name, other in pairs)

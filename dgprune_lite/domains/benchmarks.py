@@ -18,18 +18,16 @@ class PACS(MultipleEnvironmentImageFolder):
     folder ``PACS/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors. One sketch is
     known to have errors; where it cannot be decoded, it is left out without a warning.
 
-    Source:
-        Li et al., "Deeper, broader and artier domain generalization", ICCV 2017.
+    Source: Li et al., "Deeper, broader and artier domain generalization", ICCV 2017.
 
-    Example:
-        >>> import tempfile
-        >>> from dgprune_lite import draw_tiny_pacs, leave_one_domain_out
-        >>> with tempfile.TemporaryDirectory() as folder:  # small drawings in place of the images
-        ...     pacs = PACS(draw_tiny_pacs(folder), image_size=64)
-        >>> pacs
-        PACS(A 28, C 28, P 28, S 28; 7 classes, images 3×64×64)
-        >>> leave_one_domain_out(pacs, test_env="sketch", seed=0)
-        Split(test_env='S', seed=0, sources: A 22+6, C 22+6, P 22+6)
+    >>> import tempfile
+    >>> from dgprune_lite import draw_tiny_pacs, leave_one_domain_out
+    >>> with tempfile.TemporaryDirectory() as folder:  # small drawings in place of the images
+    ...     pacs = PACS(draw_tiny_pacs(folder), image_size=64)
+    >>> pacs
+    PACS(A 28, C 28, P 28, S 28; 7 classes, images 3×64×64)
+    >>> leave_one_domain_out(pacs, test_env="sketch", seed=0)
+    Split(test_env='S', seed=0, sources: A 22+6, C 22+6, P 22+6)
     """
 
     FOLDERS = {"A": "art_painting", "C": "cartoon", "P": "photo", "S": "sketch"}  # noqa: RUF012
@@ -85,9 +83,8 @@ class VLCS(MultipleEnvironmentImageFolder):
     C: Caltech101 (1415 images), L: LabelMe (2656), S: SUN09 (3282), V: VOC2007 (3376), in the
     folder ``VLCS/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors.
 
-    Source:
-        Fang, Xu and Rockmore, "Unbiased metric learning: on the utilization of multiple datasets
-        and web images for softening bias", ICCV 2013.
+    Source: Fang, Xu and Rockmore, "Unbiased metric learning: on the utilization of multiple
+    datasets and web images for softening bias", ICCV 2013.
     """
 
     FOLDERS = {"C": "Caltech101", "L": "LabelMe", "S": "SUN09", "V": "VOC2007"}  # noqa: RUF012
@@ -103,8 +100,8 @@ class OfficeHome(MultipleEnvironmentImageFolder):
     A: Art (2427 images), C: Clipart (4365), P: Product (4439), R: Real World (4357), in the folder
     ``office_home/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors.
 
-    Source:
-        Venkateswara et al., "Deep hashing network for unsupervised domain adaptation", CVPR 2017.
+    Source: Venkateswara et al., "Deep hashing network for unsupervised domain adaptation", CVPR
+    2017.
     """
 
     FOLDERS = {"A": "Art", "C": "Clipart", "P": "Product", "R": "Real World"}  # noqa: RUF012
@@ -127,13 +124,11 @@ class TerraIncognita(MultipleEnvironmentImageFolder):
     """Animals before the cameras of four places, ten classes: 24 330 images.
 
     L100: location_100 (4741 images), L38: location_38 (9736), L43: location_43 (3970), L46:
-    location_46 (5883), in the folder ``terra_incognita/``. (DomainBed's published tables are about
-    an earlier state of the same annotations, with 24 788 images.) See
-    ``MultipleEnvironmentImageFolder`` for arguments and errors.
+    location_46 (5883), in the folder ``terra_incognita/`` (24 788 images in DomainBed's published
+    tables). See ``MultipleEnvironmentImageFolder`` for arguments and errors.
 
-    Source:
-        Beery, Van Horn and Perona, "Recognition in terra incognita", ECCV 2018; places and classes
-        as chosen by DomainBed.
+    Source: Beery, Van Horn and Perona, "Recognition in terra incognita", ECCV 2018; places and
+    classes as chosen by DomainBed.
     """
 
     FOLDERS = {f"L{camera}": f"location_{camera}" for camera in (100, 38, 43, 46)}  # noqa: RUF012

@@ -56,13 +56,11 @@ class DigitsDG(MultipleDomainDataset):
         TypeError: A number is not whole.
         ValueError: A class has too few images, a file is damaged, or a number is out of range.
 
-    Source:
-        Zhou et al., "Deep domain-adversarial image generation for domain generalisation", AAAI
-        2020; MNIST-M and Synthetic Digits after Ganin and Lempitsky, ICML 2015; SVHN: Netzer et
-        al., "Reading digits in natural images with unsupervised feature learning", 2011.
+    Source: Zhou et al., "Deep domain-adversarial image generation for domain generalisation", AAAI
+    2020; MNIST-M and Synthetic Digits after Ganin and Lempitsky, ICML 2015; SVHN: Netzer et al.,
+    "Reading digits in natural images with unsupervised feature learning", 2011.
 
-    Example:
-        ``digits = DigitsDG("data", download=True)``
+    ``digits = DigitsDG("data", download=True)``
     """
 
     ENVIRONMENTS = ("mnist", "mnist_m", "svhn", "syn")

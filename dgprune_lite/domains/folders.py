@@ -49,25 +49,22 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
 
     Raises:
         FileNotFoundError: The folder, a domain, a class or the images of a class are missing.
-        ValueError: A domain has a class folder that does not belong there, images are unreadable
-            (all are named together), or a setting is out of range.
+        ValueError: A class folder does not belong there, images are unreadable (all are named), or
+            a setting is out of range.
         TypeError: A size, limit or seed is not a whole number.
 
-    Source:
-        The class of this name in DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
-        generalization", ICLR 2021).
+    Source: The class of this name in DomainBed (Gulrajani and Lopez-Paz, ICLR 2021).
 
-    Example:
-        >>> import tempfile
-        >>> from dgprune_lite import draw_tiny_pacs
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = MultipleEnvironmentImageFolder(draw_tiny_pacs(folder), image_size=32)
-        ...     image, label = data["photo"][0]
-        >>> data
-        MultipleEnvironmentImageFolder(art_painting 28, cartoon 28, photo 28, sketch 28;
-            7 classes, images 3×32×32)
-        >>> image.shape, data.class_names[label]
-        (torch.Size([3, 32, 32]), 'dog')
+    >>> import tempfile
+    >>> from dgprune_lite import draw_tiny_pacs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = MultipleEnvironmentImageFolder(draw_tiny_pacs(folder), image_size=32)
+    ...     image, label = data["photo"][0]
+    >>> data
+    MultipleEnvironmentImageFolder(art_painting 28, cartoon 28, photo 28, sketch 28;
+        7 classes, images 3×32×32)
+    >>> image.shape, data.class_names[label]
+    (torch.Size([3, 32, 32]), 'dog')
     """
 
     FOLDERS: Mapping[str, str] = {}  # empty: whatever folders there are

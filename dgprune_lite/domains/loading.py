@@ -138,20 +138,15 @@ class _Batches(Dataset):
         return len(next(iter(self.indices.values())))
 
     def __getitem__(self, number: int) -> dict[str, Pair]:
-        found = {}
-        for name, dataset in self.datasets.items():
-            indices = self.indices[name][number]
-            if len(indices) == 0:
-                continue
-            try:
-                if in_memory(dataset):
-                    found[name] = fetch(dataset, indices)
-                    continue
-                with torch.random.fork_rng(devices=[]):  # for datasets that draw, to augment say
-                    torch.default_generator.manual_seed(int(self.seeds[number]))
-                    found[name] = fetch(dataset, indices)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"domain {name!r}, batch {number}: {error}") from error
+        found, seed = {}, int(self.seeds[number])
+        with torch.random.fork_rng(devices=[]):  # for datasets that draw, to augment say
+            for name, dataset in self.datasets.items():
+                torch.default_generator.manual_seed(seed)
+                try:
+                    if len(indices := self.indices[name][number]):
+                        found[name] = fetch(dataset, indices)
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"domain {name!r}, batch {number}: {error}") from error
         return found
 
 

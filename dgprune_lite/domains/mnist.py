@@ -61,23 +61,19 @@ class RotatedMNIST(_MNISTVariant):
         download: Fetch MNIST to ``root`` (12 MB) if it is not there.
 
     Raises:
-        FileNotFoundError: The package lacks its data file.
         ConnectionError: MNIST cannot be downloaded.
         TypeError: ``seed`` is not a whole number.
         ValueError: ``seed`` is negative, a file is damaged, or there is no ``root`` to download to.
 
-    Source:
-        Ghifary et al., "Domain generalization for object recognition with multi-task autoencoders",
-        ICCV 2015; environments, channel and interpolation as in DomainBed (Gulrajani and
-        Lopez-Paz, "In search of lost domain generalization", ICLR 2021).
+    Source: Ghifary et al., "Domain generalization for object recognition with multi-task
+    autoencoders", ICCV 2015; environments, channel and interpolation as in DomainBed.
 
-    Example:
-        >>> data = RotatedMNIST()
-        >>> data
-        RotatedMNIST(0, 15, 30, 45, 60, 75; 10 classes, images 1×28×28, 4800 embedded scans)
-        >>> images, labels = data["45"].tensors
-        >>> images.shape, images.dtype, labels[:5].tolist()
-        (torch.Size([800, 1, 28, 28]), torch.float32, [2, 0, 1, 1, 6])
+    >>> data = RotatedMNIST()
+    >>> data
+    RotatedMNIST(0, 15, 30, 45, 60, 75; 10 classes, images 1×28×28, 4800 embedded scans)
+    >>> images, labels = data["45"].tensors
+    >>> images.shape, images.dtype, labels[:5].tolist()
+    (torch.Size([800, 1, 28, 28]), torch.float32, [2, 0, 1, 1, 6])
     """
 
     ENVIRONMENTS = ("0", "15", "30", "45", "60", "75")
@@ -109,22 +105,19 @@ class ColoredMNIST(_MNISTVariant):
             flipped; at least 0.
         root: As for ``RotatedMNIST``, also ``download`` and the errors.
 
-    Source:
-        Arjovsky et al., "Invariant risk minimization", 2019, section 5.2; environments and image
-        size (28×28; Arjovsky et al. use 14×14) as in DomainBed (Gulrajani and Lopez-Paz, "In
-        search of lost domain generalization", ICLR 2021).
+    Source: Arjovsky et al., "Invariant risk minimization", 2019, section 5.2; environments and
+    image size (28×28, not 14×14) as in DomainBed.
 
-    Example:
-        >>> data = ColoredMNIST()
-        >>> data
-        ColoredMNIST(+90%, +80%, -90%; 2 classes, images 2×28×28, 4800 embedded scans)
-        >>> for name in data:
-        ...     images, labels = data[name].tensors
-        ...     colours = images[:, 1].amax((1, 2)) > 0
-        ...     print(name, round((colours == labels).float().mean().item(), 2))
-        +90% 0.92
-        +80% 0.81
-        -90% 0.12
+    >>> data = ColoredMNIST()
+    >>> data
+    ColoredMNIST(+90%, +80%, -90%; 2 classes, images 2×28×28, 4800 embedded scans)
+    >>> for name in data:
+    ...     images, labels = data[name].tensors
+    ...     colours = images[:, 1].amax((1, 2)) > 0
+    ...     print(name, round((colours == labels).float().mean().item(), 2))
+    +90% 0.92
+    +80% 0.81
+    -90% 0.12
     """
 
     ENVIRONMENTS = ("+90%", "+80%", "-90%")

@@ -78,21 +78,19 @@ def leave_one_domain_out(
         A ``Split``; parts of a ``TensorDataset`` are such, with copies, of others a ``Subset``.
 
     Raises:
-        ValueError: An unknown domain, a fraction outside (0, 1), a negative seed, a dataset of one
-            domain, or a source domain with fewer than two images.
+        ValueError: An unknown domain, a number out of range, a dataset of one domain, or a source
+            domain with fewer than two images.
         TypeError: ``seed`` is not a whole number.
 
-    Source:
-        The protocol of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
-        generalization", ICLR 2021), training-domain validation set.
+    Source: The protocol of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
+    generalization", ICLR 2021).
 
-    Example:
-        >>> from dgprune_lite.domains import DigitsLite
-        >>> split = leave_one_domain_out(DigitsLite(), test_env="mnist_m", seed=0)
-        >>> split
-        Split(test_env='mnist_m', seed=0, sources: mnist 1920+480, optdigits 1392+348, syn 1920+480)
-        >>> len(split.target), split.example_inputs.shape
-        (2400, torch.Size([1, 3, 28, 28]))
+    >>> from dgprune_lite.domains import DigitsLite
+    >>> split = leave_one_domain_out(DigitsLite(), test_env="mnist_m", seed=0)
+    >>> split
+    Split(test_env='mnist_m', seed=0, sources: mnist 1920+480, optdigits 1392+348, syn 1920+480)
+    >>> len(split.target), split.example_inputs.shape
+    (2400, torch.Size([1, 3, 28, 28]))
     """
     target_name = dataset.resolve(test_env)
     seed = whole_number("seed", seed)

@@ -46,12 +46,11 @@ class ImageTensors(Dataset):
         labels: int64 (n,), on the CPU, where they are checked.
         augmented: Whether images are augmented, as in training.
 
-    Example:
-        >>> images, labels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3)
-        >>> domain = ImageTensors("photo", images, labels)
-        >>> images, labels = domain.batch([2, 0])
-        >>> images.shape, images.dtype, labels
-        (torch.Size([2, 3, 8, 8]), torch.float32, tensor([2, 0]))
+    >>> images, labels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3)
+    >>> domain = ImageTensors("photo", images, labels)
+    >>> images, labels = domain.batch([2, 0])
+    >>> images.shape, images.dtype, labels
+    (torch.Size([2, 3, 8, 8]), torch.float32, tensor([2, 0]))
     """
 
     name: str

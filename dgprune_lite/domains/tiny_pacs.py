@@ -80,11 +80,10 @@ def draw_tiny_pacs(
         TypeError: A number is not whole.
         ValueError: A number is out of range.
 
-    Example:
-        >>> import tempfile
-        >>> root = draw_tiny_pacs(tempfile.mkdtemp(), images_per_class=1, size=16)
-        >>> sorted(folder.name for folder in root.iterdir())
-        ['art_painting', 'cartoon', 'photo', 'sketch']
+    >>> import tempfile
+    >>> root = draw_tiny_pacs(tempfile.mkdtemp(), images_per_class=1, size=16)
+    >>> sorted(folder.name for folder in root.iterdir())
+    ['art_painting', 'cartoon', 'photo', 'sketch']
     """
     whole_number("images_per_class", images_per_class, 1)
     whole_number("size", size, 8)

@@ -1,9 +1,4 @@
-"""Scores of this package as the importance of a torch-pruning pruner.
-
-For who already prunes with torch-pruning (``pip install "dgprune-lite[interop]"``) and wants
-another criterion. Nothing of torch-pruning is imported here: it takes any callable from its groups
-to a tensor.
-"""
+"""Scores of this package as the importance of a pruner of torch-pruning, which is not imported."""
 
 from __future__ import annotations
 
@@ -15,14 +10,13 @@ from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.pruning.selection import check_scores
-from dgprune_lite.running import check_model
-from dgprune_lite.scores.risks import check_graph
+from dgprune_lite.scores.gates import check_graph
 
 
 def as_importance(
     model: nn.Module, graph: ChannelGraph, scores: Mapping[str, Tensor]
 ) -> Callable[[Any], Tensor]:
-    """Make an ``importance`` for torch-pruning's pruners.
+    """Make an ``importance`` for torch-pruning's pruners (``pip install "dgprune-lite[interop]"``).
 
     Args:
         model: The network that the pruner gets.
@@ -52,9 +46,8 @@ def as_importance(
     >>> model.conv1.weight.shape
     torch.Size([4, 3, 3, 3])
     """
-    check_model(model)
-    flat = check_scores(graph, scores).float()
     check_graph(model, graph)
+    flat = check_scores(graph, scores).float()
     names = {module: name for name, module in model.named_modules()}
     padded = torch.cat([flat, torch.tensor([torch.inf])])  # unit -1 is a fixed channel
 

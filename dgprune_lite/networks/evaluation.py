@@ -44,16 +44,14 @@ def evaluate(
         model: Network from images (batch, channels, height, width) to logits (batch, classes); left
             as found.
         data: A ``Split``, of which the held-out part of each source domain and the whole unseen
-            domain are measured; or domain name to dataset, all of which count as in-domain. Images
-            are cast to the type of the network's weights.
+            domain are measured; or domain name to dataset, all of which count as in-domain.
         batch_size: Images at a time; no influence on the result but rounding.
         device: Where to compute; the network is moved there and stays. None for where it is.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
             autocast. What is made of the logits is float64 in any case.
         workers: Processes that read images from datasets not held in memory; 0 for none.
-        logits: How to get logits from what the network returns, such as
-            ``lambda output: output["main"]``; needed where it calls them neither "logits" nor "out"
-            and they are not its first tensor.
+        logits: How to get logits from what the network returns, ``lambda output: output["main"]``
+            say, where it calls them neither "logits" nor "out" and they are not its first tensor.
 
     Returns:
         One row a domain: domain, role ("in-domain" or "unseen"), images, accuracy (0 to 1), risk
@@ -61,20 +59,17 @@ def evaluate(
 
     Raises:
         ValueError: No domain, an empty domain, labels outside the network's classes, logits that
-            are NaN or infinite, or a precision that the device cannot compute in (the network
-            then stays where it is).
-        TypeError: Something else than a network or than named domains, images or labels of another
-            type, or a network that does not return logits.
+            are NaN or infinite, or a precision that the device cannot compute in.
+        TypeError: Arguments, images or labels of another kind, or a network without logits.
 
-    Source:
-        The protocol of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021), training-domain validation.
+    Source: The protocol of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021), training-domain
+    validation.
 
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> photo = TensorDataset(torch.rand(8, 3, 4, 4), torch.zeros(8, dtype=torch.long))
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
-        >>> evaluate(network, {"photo": photo}).drop(columns="role").to_dict("records")
-        [{'domain': 'photo', 'images': 8, 'accuracy': 1.0, 'risk': 0.0, 'ece': 0.0}]
+    >>> from torch.utils.data import TensorDataset
+    >>> photo = TensorDataset(torch.rand(8, 3, 4, 4), torch.zeros(8, dtype=torch.long))
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
+    >>> evaluate(network, {"photo": photo}).drop(columns="role").to_dict("records")
+    [{'domain': 'photo', 'images': 8, 'accuracy': 1.0, 'risk': 0.0, 'ece': 0.0}]
     """
     check_model(model)
     seen = data.val if isinstance(data, Split) else data
@@ -101,10 +96,7 @@ def evaluate(
 
 
 def summarize(frame: pd.DataFrame) -> dict[str, float]:
-    """Boil the rows of ``evaluate`` down to four accuracies.
-
-    Args:
-        frame: With the columns role and accuracy, as ``evaluate`` returns it.
+    """Boil the rows of ``evaluate`` (columns role and accuracy) down to four accuracies.
 
     Returns:
         in_domain (mean over source domains), unseen (mean over unseen domains, usually one), worst
@@ -113,11 +105,10 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: A column is missing.
 
-    Example:
-        >>> import pandas as pd
-        >>> rows = {"role": ["in-domain", "in-domain", "unseen"], "accuracy": [1.0, 0.75, 0.625]}
-        >>> summarize(pd.DataFrame(rows))
-        {'in_domain': 0.875, 'unseen': 0.625, 'worst': 0.625, 'gap': 0.25}
+    >>> import pandas as pd
+    >>> rows = {"role": ["in-domain", "in-domain", "unseen"], "accuracy": [1.0, 0.75, 0.625]}
+    >>> summarize(pd.DataFrame(rows))
+    {'in_domain': 0.875, 'unseen': 0.625, 'worst': 0.625, 'gap': 0.25}
     """
     missing = [column for column in ("role", "accuracy") if column not in frame.columns]
     if missing:

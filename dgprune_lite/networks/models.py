@@ -27,7 +27,6 @@ def digits_cnn(num_classes: int = 10, width: int = 32, in_channels: int = 3) -> 
     network, channels = DigitsCNN(), in_channels
     for number, filters in enumerate((width, 2 * width, 2 * width), start=1):
         # (batch, channels, side, side) -> (batch, filters, side // 2, side // 2)
-        # No bias: the BatchNorm that follows subtracts it again.
         network.add_module(f"conv{number}", nn.Conv2d(channels, filters, 3, padding=1, bias=False))
         network.add_module(f"bn{number}", nn.BatchNorm2d(filters))
         # Pooling and ReLU commute, and ReLU on a quarter of the values makes a step 10 % shorter.
@@ -57,8 +56,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != filters:
-            # An average, where a stride would ignore three pixels of four (ResNet-D: He et al.,
-            # "Bag of tricks", CVPR 2019) and make `layout_for` choose the slower layout.
+            # An average, where a stride would ignore three pixels of four (ResNet-D, CVPR 2019).
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride, ceil_mode=True),
                 nn.Conv2d(inputs, filters, 1, bias=False),
@@ -124,37 +122,31 @@ def build_model(
 ) -> nn.Module:
     """Build a network by name, randomly initialised from a seed or with pretrained weights.
 
-    The same name, sizes and seed give the same weights; the global random state stays as it is.
-
     Args:
         name: A key of ``MODELS`` ("digits_cnn", "digits_resnet", "efficientnet_lite0"), or any
             classification network that torchvision knows ("resnet18", "mobilenet_v3_small" ...).
         num_classes: Outputs of the network, at least 1.
         width: Filters of the first layer, for the digits' networks; None for their default.
-        in_channels: Channels of the images, such as ``split.input_shape[0]``; all but the digits'
-            networks expect 3.
-        weights: For torchvision's networks, "DEFAULT" for its ImageNet weights (downloaded at first
-            use), another of its names ("IMAGENET1K_V1"), or a file with a state dictionary; for
-            efficientnet_lite0, "DEFAULT" (from a package, without a download site) or a file. The
-            head is new and random unless ``num_classes`` is that of the weights (ImageNet's: 1000).
-            None for random weights throughout.
+        in_channels: Channels of the images; all but the digits' networks expect 3.
+        weights: None for random ones. For torchvision's networks, "DEFAULT" for its ImageNet
+            weights (downloaded at first use), another of its names ("IMAGENET1K_V1"), or a file
+            with a state dictionary; for efficientnet_lite0, "DEFAULT" (from a package) or a file.
+            The head is new and random unless ``num_classes`` is that of the weights.
         seed: Seed of the initialisation, at least 0.
 
     Returns:
         The network on the CPU, in training mode.
 
     Raises:
-        ValueError: An unknown name (with the nearest known one), a size below 1, a negative seed,
-            a width, other than 3 channels or weights for a network without that setting, or
-            weights that are unknown, damaged or do not fit.
+        ValueError: An unknown name, a number out of range, a setting that the network does not
+            have, or weights that are unknown, damaged or do not fit.
         TypeError: A size or a seed is not a whole number.
         ConnectionError: Pretrained weights are not downloaded yet and cannot be.
         FileNotFoundError: There is no such file of weights.
 
-    Example:
-        >>> model = build_model("digits_cnn", num_classes=10, seed=0)
-        >>> model(torch.zeros(1, 3, 28, 28)).shape, count_parameters(model)
-        (torch.Size([1, 10]), 62250)
+    >>> model = build_model("digits_cnn", num_classes=10, seed=0)
+    >>> model(torch.zeros(1, 3, 28, 28)).shape, count_parameters(model)
+    (torch.Size([1, 10]), 62250)
     """
     whole_number("num_classes", num_classes, 1)
     whole_number("seed", seed)
@@ -203,17 +195,10 @@ def _of_torchvision(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many parameters a network has, trainable or not, shared ones counted once.
+    """Return how many numbers a network's parameters hold, trainable or not, shared ones once.
 
-    Args:
-        model: Any network. Buffers are not counted.
-
-    Returns:
-        The number of scalars in ``model.parameters()``.
-
-    Example:
-        >>> count_parameters(nn.Linear(3, 2))
-        8
+    >>> count_parameters(nn.Linear(3, 2))
+    8
     """
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -228,9 +213,7 @@ def save_model(
     in_channels: int = 3,
     replace: bool = True,
 ) -> None:
-    """Write a network that ``build_model`` made: weights as safetensors, its recipe as JSON within.
-
-    A *pruned* network has other shapes; it is saved with its plan, by ``dgprune_lite.save``.
+    """Write a network that ``build_model`` made as safetensors; for a pruned one see ``save``.
 
     Args:
         model: The network.
@@ -242,14 +225,13 @@ def save_model(
         ValueError: The weights do not fit that recipe.
         FileNotFoundError: The folder does not exist.
 
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> model = build_model("digits_cnn", 10, width=4)
-        >>> save_model(model, f"{folder.name}/net.safetensors", name="digits_cnn", width=4)
-        >>> same = load_model(f"{folder.name}/net.safetensors")
-        >>> torch.equal(model.fc.weight, same.fc.weight)
-        True
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> model = build_model("digits_cnn", 10, width=4)
+    >>> save_model(model, f"{folder.name}/net.safetensors", name="digits_cnn", width=4)
+    >>> same = load_model(f"{folder.name}/net.safetensors")
+    >>> torch.equal(model.fc.weight, same.fc.weight)
+    True
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -264,13 +246,7 @@ def save_model(
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
-    """Read a network that ``save_model`` wrote; nothing is unpickled.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The network on the CPU, in training mode, with the weights and running statistics saved.
+    """Read a network that ``save_model`` wrote, onto the CPU, in training mode; unpickles nothing.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -293,10 +269,9 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
 
 def _check_fit(state: dict[str, Tensor], model: nn.Module, what: str, recipe: dict) -> None:
     """Raise a ValueError that names the first tensor by which weights and network differ."""
-    wanted = model.state_dict()
-    for key in [*wanted, *state]:
-        have = tuple(state[key].shape) if key in state else "missing"
-        want = tuple(wanted[key].shape) if key in wanted else "no such tensor"
+    found, wanted = ({k: tuple(v.shape) for k, v in d.items()} for d in (state, model.state_dict()))
+    for key in wanted | found:
+        have, want = found.get(key, "missing"), wanted.get(key, "no such tensor")
         if have != want:
             raise ValueError(
                 f"{what} does not fit build_model(**{recipe}): {key!r} is {have}, expected {want}"

@@ -61,12 +61,10 @@ def weights_from_file(path: Path) -> Mapping[str, Tensor]:
         raise FileNotFoundError(f"no file {str(path)!r} to read weights from")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # unpickles no code
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read ({error}); was it cut short?") from error
-    except Exception as error:  # pickle.UnpicklingError and what broken pickles lead to
+    except Exception as error:  # of all kinds: what broken archives and pickles lead to
         raise ValueError(
-            f"{str(path)!r} is no plain state dictionary ({error}); save one with "
-            f"torch.save(model.state_dict(), path)"
+            f"{str(path)!r} is no plain state dictionary ({error}); was it cut "
+            f"short? Save one with torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
         raise ValueError(
@@ -80,18 +78,17 @@ def load_all_but_head(model: nn.Module, state: Mapping[str, Tensor], complaint: 
     """Copy a state dictionary; a head of another number of outputs stays as it is."""
     taken, heads = {}, set()
     for key, own in model.state_dict().items():
+        if key not in state and key.endswith("num_batches_tracked"):  # as before PyTorch 0.4.1
+            continue
         if key not in state:
-            if key.endswith("num_batches_tracked"):  # unknown to PyTorch before 0.4.1
-                continue
             raise ValueError(f"{complaint}: they have no {key!r}")
-        if state[key].shape == own.shape:
+        found, wanted = tuple(state[key].shape), tuple(own.shape)
+        if found == wanted:
             taken[key] = state[key]
-        elif state[key].shape[1:] == own.shape[1:]:  # the head, of another number of classes
+        elif found[1:] == wanted[1:]:  # the head, of another number of classes
             heads.add(key.rpartition(".")[0])
         else:
-            raise ValueError(
-                f"{complaint}: {key!r} is {tuple(state[key].shape)}, expected {tuple(own.shape)}"
-            )
+            raise ValueError(f"{complaint}: {key!r} is {found}, expected {wanted}")
     if len(heads) > 1:
         raise ValueError(
             f"{complaint}: {', '.join(sorted(heads))} have other numbers of outputs; expected "
@@ -111,19 +108,16 @@ def freeze_batchnorm(model: nn.Module) -> int:
         model: The network, changed in place.
 
     Returns:
-        How many BatchNorm layers are frozen; 0 if the network has none.
+        How many BatchNorm layers are frozen.
 
-    Source:
-        DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain generalization", ICLR 2021),
-        appendix on the networks.
+    Source: DomainBed (Gulrajani and Lopez-Paz, ICLR 2021), appendix on the networks.
 
-    Example:
-        >>> network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-        >>> freeze_batchnorm(network)
-        1
-        >>> network = network.train()
-        >>> network.training, network[1].training, network[1].weight.requires_grad
-        (True, False, False)
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    >>> freeze_batchnorm(network)
+    1
+    >>> network = network.train()
+    >>> network.training, network[1].training, network[1].weight.requires_grad
+    (True, False, False)
     """
     layers = _batchnorms(model)
     for layer in layers:

@@ -29,11 +29,9 @@ def recalibrate_batchnorm(
 ) -> int:
     """Estimate the running statistics of every BatchNorm anew, on images of the source domains.
 
-    After pruning, the statistics of the larger network no longer fit. They are forgotten and
-    replaced by averages over batches that mix all domains, as training batches do. Parameters,
-    modes, momenta and the random state stay as they are; if an error is raised, so do the
-    statistics. This runs in float32 (in the type of the weights): half precision would round what
-    every later image is normalised with.
+    Those of the larger network no longer fit after pruning. They are replaced by averages over
+    batches that mix all domains, in the type of the weights. All else stays as it is, and if an
+    error is raised, so do the statistics.
 
     Args:
         model: The network, changed in place; on its own device.
@@ -46,23 +44,20 @@ def recalibrate_batchnorm(
             :func:`~dgprune_lite.networks.evaluation.evaluate`.
 
     Returns:
-        How many BatchNorm layers were recalibrated; 0 if the network has none (or none that keeps
-        running statistics), and then nothing happens.
+        How many BatchNorm layers with running statistics were recalibrated.
 
     Raises:
         ValueError: No domain, an empty domain, images of different shapes, labels outside the
             classes, a setting out of range, or statistics that become NaN or infinite.
-        TypeError: Something else than a network or than named domains, images or labels of another
-            type, or a network that does not return logits.
+        TypeError: Arguments, images or labels of another kind, or a network without logits.
 
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
-        >>> bright = TensorDataset(torch.full((8, 3, 2, 2), 5.0), torch.zeros(8, dtype=torch.long))
-        >>> recalibrate_batchnorm(network, {"bright": bright})
-        1
-        >>> network[0].running_mean
-        tensor([5., 5., 5.])
+    >>> from torch.utils.data import TensorDataset
+    >>> network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
+    >>> bright = TensorDataset(torch.full((8, 3, 2, 2), 5.0), torch.zeros(8, dtype=torch.long))
+    >>> recalibrate_batchnorm(network, {"bright": bright})
+    1
+    >>> network[0].running_mean
+    tensor([5., 5., 5.])
     """
     check_model(model)
     train = source_domains(train)
@@ -81,12 +76,10 @@ def recalibrate_batchnorm(
         name: torch.randperm(count(dataset), generator=generator)[:images_per_domain]
         for name, dataset in train.items()
     }
-    total = sum(len(order) for order in orders.values())
-    number = math.ceil(total / batch_size)
+    number = math.ceil(sum(map(len, orders.values())) / batch_size)
     chunks = {name: order.tensor_split(number) for name, order in orders.items()}
     device, layout = device_of(model), layout_for(model)
-    momenta = {name: layer.momentum for name, layer in layers.items()}
-    statistics = {name: copy.deepcopy(layer.state_dict()) for name, layer in layers.items()}
+    found = {name: (x.momentum, copy.deepcopy(x.state_dict())) for name, x in layers.items()}
     try:
         with evaluating(model), torch.no_grad():  # dropout off
             for layer in layers.values():
@@ -106,9 +99,9 @@ def recalibrate_batchnorm(
                 )
     except BaseException:
         for name, layer in layers.items():
-            layer.load_state_dict(statistics[name])
+            layer.load_state_dict(found[name][1])
         raise
     finally:
         for name, layer in layers.items():
-            layer.momentum = momenta[name]
+            layer.momentum = found[name][0]
     return len(layers)

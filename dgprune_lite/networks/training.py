@@ -61,15 +61,13 @@ def fit(
 ) -> pd.DataFrame:
     """Train a network, in place, on images of all source domains: Adam with a one-cycle rate.
 
-    On a CPU, equal arguments give equal weights, bit for bit, also in another process with the
-    same number of threads, and whatever the number of workers. Gradients, train/eval modes and the
-    global random state are left as found, whether training succeeds or not.
+    On a CPU, equal arguments give equal weights, bit for bit, with the same number of threads.
+    Gradients, modes and the global random state are left as found, also after an error.
 
     Args:
         model: Network from images (batch, channels, height, width) to logits (batch, classes).
         train: Source domain name to its dataset of (image float (channels, height, width), label
-            int64) pairs, such as ``split.train``. Images are cast to the type of the network's
-            weights.
+            int64) pairs, such as ``split.train``.
         steps: Updates to make; 0 leaves the network as it is.
         lr: The largest learning rate, reached after 30 % of the steps.
         batch_size: Images of *every* domain in a step, however many it has. A domain is walked
@@ -85,9 +83,8 @@ def fit(
             into view repeats the border pixels.
         seed: Seed of the order of the images, the shifts and any dropout; at least 0.
         device: Where to train; the network is moved there and stays. None for where it is.
-        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
-            autocast. Weights, losses and Adam stay in float32; in "float16" the loss is scaled, and
-            a step whose gradients overflow is left out (``torch.amp.GradScaler``).
+        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16" with
+            ``torch.amp.GradScaler``, with autocast. Weights, losses and Adam stay in float32.
         workers: Processes that read images from datasets not held in memory; 0 for none.
         progress: Show a progress bar.
         logits: How to get logits from what the network returns, see
@@ -101,24 +98,20 @@ def fit(
         ValueError: No domain, an empty domain, V-REx with one domain, an unknown algorithm, a
             setting out of range, images of different shapes, labels outside the network's classes,
             a network without trainable parameters, a precision that the device cannot compute in,
-            or a loss that is NaN or infinite (with the step and the domain; on a CPU the weights
-            are then those of the step before).
-        TypeError: Something else than a network or than named domains, images or labels of another
-            type, or a network that does not return logits.
+            or a loss that is NaN or infinite (on a CPU the weights are those of the step before).
+        TypeError: Arguments, images or labels of another kind, or a network without logits.
 
-    Source:
-        V-REx: Krueger et al., "Out-of-distribution generalization via risk extrapolation", ICML
-        2021, equation 8. A batch of every domain in a step: DomainBed (Gulrajani and Lopez-Paz,
-        "In search of lost domain generalization", ICLR 2021).
+    Source: V-REx: Krueger et al., "Out-of-distribution generalization via risk extrapolation", ICML
+    2021, equation 8. A batch of every domain in a step: DomainBed (Gulrajani and Lopez-Paz, "In
+    search of lost domain generalization", ICLR 2021).
 
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> images, labels = torch.rand(8, 3, 28, 28), torch.arange(8)
-        >>> train = {name: TensorDataset(images, labels) for name in ("photo", "sketch")}
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 10))
-        >>> history = fit(network, train, steps=3, batch_size=4)
-        >>> list(history.columns), len(history)
-        (['step', 'loss', 'photo', 'sketch'], 3)
+    >>> from torch.utils.data import TensorDataset
+    >>> images, labels = torch.rand(8, 3, 28, 28), torch.arange(8)
+    >>> train = {name: TensorDataset(images, labels) for name in ("photo", "sketch")}
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 10))
+    >>> history = fit(network, train, steps=3, batch_size=4)
+    >>> list(history.columns), len(history)
+    (['step', 'loss', 'photo', 'sketch'], 3)
     """
     check_model(model)
     train = source_domains(train)
@@ -226,11 +219,7 @@ def _trained_as_found(model: nn.Module, layout: torch.memory_format, seed: int) 
     """Seed dropout and lay out the weights for speed; put back all that is not a weight's value."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     # The memory of a weight may be shared: with other processes, or with a tensor of the caller.
-    contiguous = [
-        (parameter, parameter.data)
-        for parameter in model.parameters()
-        if parameter.ndim == 4 and parameter.is_contiguous()
-    ]
+    contiguous = [(p, p.data) for p in model.parameters() if p.ndim == 4 and p.is_contiguous()]
     gpus = gpus_of(model)
     with torch.random.fork_rng(devices=gpus), torch.enable_grad(), modes_as_found(model):
         torch.default_generator.manual_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -70,8 +70,7 @@ class PruningPlan:
         lines = [f"{self._title()}: the lowest scores of a group go"]
         width = max([len(name) for name in self.widths] or [0])
         for name, (before, after) in self.widths.items():
-            gone = self._gone(name)
-            without = f", without {gone}" if gone else ""
+            without = f", without {gone}" if (gone := self._gone(name)) else ""
             lines.append(f"  {name:<{width}}  {before:>5} -> {after:>5} filters{without}")
             if name in self.notes:
                 lines.append(f"  {'':<{width}}  {self.notes[name]}")
@@ -89,28 +88,22 @@ class PruningPlan:
             (name, f"{before} → {after}", self._gone(name), self.notes.get(name, ""))
             for name, (before, after) in self.widths.items()
         ]
-        cells += [
-            (", ".join(names), "all stay", "", reason)
-            for reason, names in self._untouched().items()
-        ]
-        cells += [(name, "some stay", "", reason) for name, reason in self.partly.items()]
-        head = "".join(f"<th>{title}</th>" for title in ("group", "filters", "without", "why"))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
-        )
+        cells += [(", ".join(n), "all stay", "", why) for why, n in self._untouched().items()]
+        cells += [(name, "some stay", "", why) for name, why in self.partly.items()]
+
+        def row(tag: str, texts: Iterable[str]) -> str:
+            return f"<tr>{''.join(f'<{tag}>{escape(text)}</{tag}>' for text in texts)}</tr>"
+
+        head = row("th", ("group", "filters", "without", "why"))
         facts = [f"{title}: {change}" for title, change in self._savings().items()]
         below = "<br/>".join(escape(line) for line in [*facts, *self.remarks])
         return (
-            f"<table><caption>{escape(self._title())}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{rows}</tbody></table><p>{below}</p>"
+            f"<table><caption>{escape(self._title())}</caption><thead>{head}</thead>"
+            f"<tbody>{''.join(row('td', texts) for texts in cells)}</tbody></table><p>{below}</p>"
         )
 
     def plot(self) -> Any:
-        """Draw the channels that every convolution and linear layer keeps and loses.
-
-        Returns:
-            The ``matplotlib`` figure, one bar a layer.
-        """
+        """Return a matplotlib figure: the channels that every layer keeps and loses, as bars."""
         from dgprune_lite.pruning.plan_figure import draw_plan
 
         return draw_plan(self)
@@ -120,14 +113,12 @@ class PruningPlan:
 
         Args:
             model: The network the plan was made for, or another with the same layers.
-            check: Whether to compare both on random inputs of the traced shapes, in eval mode;
-                costs a pass of each. With several inputs, those of whole numbers are the traced
-                ones.
+            check: Whether to compare both on random inputs of the traced shapes, in eval mode
+                (inputs of whole numbers are the traced ones); costs a pass of each.
 
         Returns:
-            A copy of ``model`` without the filters of the plan; activations that ``model`` keeps
-            on itself come without their history. In eval mode it computes what ``model`` computes
-            with those filters' gates at 0.
+            A copy of ``model`` without the filters of the plan. In eval mode it computes what
+            ``model`` computes with those filters' gates at 0.
 
         Raises:
             TypeError: ``model`` is no ``nn.Module``, or a wrapper round one.
@@ -198,12 +189,12 @@ def make_plan(
     cuts: dict[str, Cut] = {}
     rows: list[dict[str, Any]] = []
     for name, layer in graph.layers.items():
-        out = np.flatnonzero(~keep_mask(layer.out_units, removed)).tolist()
-        into: list[int] = []
-        if layer.in_units is not None:
-            into = np.flatnonzero(~keep_mask(layer.in_units, removed)).tolist()
+        out, into = (
+            () if units is None else tuple(np.flatnonzero(~keep_mask(units, removed)).tolist())
+            for units in (layer.out_units, layer.in_units)
+        )
         if out or into:
-            cuts[name] = Cut(tuple(out), tuple(into), layer.weight_shape)
+            cuts[name] = Cut(out, into, layer.weight_shape)
         before, after = layer.size(), layer.size(removed)
         rows.append(
             {
@@ -240,10 +231,7 @@ def make_plan(
 
 
 def _check_removed(graph: ChannelGraph, removed: np.ndarray) -> None:
-    """Raise an error unless ``removed`` marks filters of the graph, and leaves some of each group.
-
-    A layer without channels could neither run nor be saved.
-    """
+    """Raise an error unless ``removed`` marks filters, and leaves one of each group or more."""
     if not isinstance(removed, np.ndarray) or removed.dtype != np.bool_:
         raise TypeError(f"removed is {removed!r:.80}, expected a numpy array of bool")
     if removed.shape != (graph.num_filters,):

@@ -47,27 +47,22 @@ def plan_pruning(
             keep.
         pruning_ratio: Share of filters to remove, in [0, 1); 0.5 where neither it nor a target is
             given. Each group of n filters keeps round(n·(1 - ratio)), and at least one. Or a dict
-            of such shares by layer name, block or pattern, ``{"layer1.*": 0.3, "layer4": 0.6}``:
-            where several fit a group, the last counts; groups that none fits keep all their
-            filters.
+            of such shares by layer name, block or pattern, ``{"layer1.*": 0.3, "layer4": 0.6}``,
+            the last of which counts that fits; groups that none fits keep all their filters.
         global_pruning: Rank all filters of the network together (with a dict: all that share a
-            pattern), so that groups may lose unequal shares. Scores must then be comparable
-            between groups.
+            pattern); scores must then be comparable between groups.
         ignored_layers: Names of modules, of blocks that hold them, patterns such as
             ``"layer?.0.*"``, modules, or types of modules; they keep all their channels. The
             network's outputs always do.
-        round_to: Kept widths become the nearest multiple of it, such as 8. A group with no
-            smaller width that is a multiple keeps all.
+        round_to: Kept widths become the nearest multiple of it, such as 8, or stay whole.
         max_pruning_ratio: The largest share that any group may lose, in [0, 1].
         target_macs: Share of multiply-accumulates to be *left*, in (0, 1], in place of a ratio,
             which is found by bisection. Met within 1 % of the whole where whole widths allow;
             ``plan.remarks`` says what was reached.
         target_parameters: The same for parameters.
-        target_latency: The same for the time of one pass on ``example_inputs``, a median
-            measured on this machine; needs ``model`` and ``example_inputs``.
-        model: The traced network; only for modules or types in ``ignored_layers`` and for
-            ``target_latency``.
-        example_inputs: A batch on the model's device, for ``target_latency``.
+        target_latency: The same for the median time of one pass on ``example_inputs``, here.
+        model: The traced network, for modules or types in ``ignored_layers`` or a latency.
+        example_inputs: A batch on the model's device, for a latency.
 
     Returns:
         The :class:`~dgprune_lite.pruning.plans.PruningPlan`. Equal scores go in order of the

@@ -1,10 +1,8 @@
 """The exact effect of removing each filter alone, without running the network M times.
 
 The calls of one run are kept, with all activations. For each filter only what lies behind its gate
-is computed again, and the first layers that read it are not even run: they are linear, so leaving
-out a channel subtracts that channel's contribution from the output already known. Networks whose
-activations cannot be told apart so (changed through views, channels on the batch axis, code that
-asks for numbers) are run as a whole.
+is computed again, and from the first layers that read it, which are linear, its contribution is
+subtracted. Networks whose activations cannot be told apart so are run as a whole.
 """
 
 from __future__ import annotations
@@ -39,23 +37,8 @@ def ablated_losses(
     filters: Iterable[int] | None = None,
     logits: Logits | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the losses over the images, of the whole network and without each filter in turn.
-
-    Both are computed in the same way and in full float32, so that rounding does not hide what one
-    filter changes.
-
-    Args:
-        model: In eval mode; gives logits (n, classes). Left as found, also after an error.
-        graph: Traced from ``model``.
-        images: float (n, channels, height, width).
-        labels: int64 (n,).
-        filters: Numbers of the filters to leave out in turn; all M by default.
-        logits: How to get logits from what the network returns.
-
-    Returns:
-        The whole network's, float64 (), and those with a filter's gate at 0, float64 (filters,),
-        on the CPU.
-    """
+    """Sums of losses, float64: the whole network's (), and with each filter's gate at 0 (M,)."""
+    # All in the same way and in full float32: rounding must not hide what one filter changes.
     with full_float32(), torch.no_grad():
         parts = _Ablation(model, graph, images)
         ablation = _WholeRuns(model, graph, images) if parts.whole else parts
@@ -184,11 +167,9 @@ class _Ablation(Tape):
     # --- leaving out ---------------------------------------------------------------------
 
     def output_without(self, unit: int) -> Any:
-        """The network's output with one filter's gate at 0.
-
-        An activation that carries the filter's channels and depends on it in no other way is
-        the stored one with those channels at 0; it is only written out where it is needed.
-        """
+        """The network's output with one filter's gate at 0."""
+        # An activation that carries the filter's channels, and depends on it in no other way, is
+        # the stored one with those channels at 0; it is only written out where it is needed.
         changed: dict[int, Tensor] = {}
 
         def load(number: int) -> Tensor:

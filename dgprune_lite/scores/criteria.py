@@ -169,11 +169,7 @@ def l2(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) ->
 
 @criterion("bn_scale", statistics=False)
 def bn_scale(model: nn.Module, graph: ChannelGraph, stats: DomainStatistics | None) -> Tensor:
-    """Sum of the BatchNorms' scales γ, in magnitude. Source: Liu et al. 2017, "network slimming".
-
-    Raises:
-        ValueError: A group without a BatchNorm scale (names it).
-    """
+    """Sum of the BatchNorms' scales γ, in magnitude. Source: Liu et al. 2017 (network slimming)."""
     scales = [
         (layer.out_units, scale.detach().double().abs().cpu())
         for name, layer in graph.layers.items()
@@ -280,13 +276,9 @@ def risk_objective(
 ) -> Tensor:
     """Change of mean_d R_d + β·Var_d R_d when the filter goes; negative where that improves it.
 
-    Unlike the others it has a sign: a filter that makes the domains' risks *differ* counts little.
-
-    Args:
-        order: See :meth:`~dgprune_lite.scores.risks.DomainStatistics.risk_change`.
-        variance_weight: β ≥ 0.
-
-    Source: chapter 5, the objective of V-REx (Krueger et al. 2021, eq. 8) with and without m.
+    A filter that makes the domains' risks *differ* counts little. ``variance_weight`` is β ≥ 0;
+    ``order`` as for :func:`risk_variance`. Source: chapter 5, the objective of
+    V-REx (Krueger et al. 2021, eq. 8) with and without m.
     """
     _check_variance(stats, "risk_objective", variance_weight=variance_weight)
     change = stats.risk_change(order)  # (D, M)

@@ -42,10 +42,9 @@ def distributed_statistics(
 ) -> DomainStatistics:
     """Measure with all processes of a group what `domain_statistics` measures with one.
 
-    Process r of W takes the images r, r + W, r + 2W, ... of every domain; all get the same result,
-    which differs from that of one process by rounding only. Call it in every process, with the same
-    model and data; the head of this file shows how to start them with ``torchrun``. Without
-    processes (no ``init_process_group``) it is `domain_statistics`.
+    Process r of W takes the images r, r + W, ... of every domain; all get the same result, up to
+    rounding that of one process. Call it in every process, with the same model and data, as the
+    head of this file shows. Without ``init_process_group`` it is `domain_statistics`.
 
     Args:
         model: The network, on this process's device.
@@ -59,8 +58,7 @@ def distributed_statistics(
         The statistics of all images, the same in every process.
 
     Raises:
-        TypeError, ValueError: As :func:`~dgprune_lite.scores.risks.domain_statistics`, in the
-            process that finds it.
+        TypeError, ValueError: As `domain_statistics`, in the process that finds it.
         RuntimeError: In all processes, if an error was raised in another one (which it names), or
             if they do not have the same weights, domains and numbers of images.
 

@@ -59,10 +59,7 @@ def gate_gradients_per_image(
         images: (n, channels, height, width), in the type of the weights and on their device.
         labels: int64 (n,), from 0 to classes - 1, on the same device.
         where: What error messages call these images.
-        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
-            autocast.
-        logits: How to get logits from what the network returns, see
-            :func:`~dgprune_lite.networks.evaluation.evaluate`.
+        precision: As for :func:`~dgprune_lite.scores.risks.domain_statistics`, also ``logits``.
 
     Returns:
         The losses (cross-entropy, nats), float64 (n,), and the gradients, float64 (n, M), on the
@@ -70,9 +67,7 @@ def gate_gradients_per_image(
 
     Raises:
         TypeError: Something else than a network, or a network that does not return logits.
-        ValueError: A graph of another model, labels that do not fit, a loss that is not finite, a
-            precision that the device cannot compute in, a layer whose output does not have the
-            images along its first axis, or one that runs under ``torch.no_grad()``.
+        ValueError: As there, or a layer whose output does not have the images along its first axis.
 
     Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient
     inference", ICLR 2017; chapter 5.
@@ -249,8 +244,7 @@ def gated(
 ) -> Iterator[None]:
     """Multiply every filter's output by its gate while inside the block.
 
-    With gates of 0 and 1 this *masks* filters: the network computes what it would without them,
-    at full cost. :func:`~dgprune_lite.pruning.pruning.plan_pruning` removes them for real.
+    Gates of 0 and 1 *mask* filters: the network computes what it would without them, at full cost.
 
     Args:
         model: The network that ``graph`` was traced from.

@@ -158,8 +158,8 @@ def domain_statistics(
 ) -> DomainStatistics:
     """Measure, for every domain and filter, what the scores need to know.
 
-    The model runs in evaluation mode and is left as found: weights, modes, ``.grad``, hooks and
-    random state, also when an error is raised. Frozen parameters are scored like any other.
+    The model runs in evaluation mode and is left as found, also after an error. Frozen parameters
+    are scored like any other.
 
     Args:
         model: The network that ``graph`` was traced from.
@@ -167,14 +167,12 @@ def domain_statistics(
         data: Domain name to a data set of (image, label). Pass source domains only.
         order: "first": gate gradients. "fisher": also their squares image by image; both take one
             backward pass. "exact": also removes every filter in turn.
-        batch_size: Images a pass; no influence on the result but rounding. By default 256, on a GPU
-            1024. Where they do not fit into a GPU's memory, half as many are taken, and so on, with
-            a warning if this size was asked for.
+        batch_size: Images a pass, by default 256, on a GPU 1024; no influence on the result but
+            rounding. Where they do not fit into a GPU's memory, half as many are taken, and so on,
+            with a warning if this size was asked for.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
-            autocast. Losses and sums are float32 or float64 in any case; in half precision what
-            is summed for a filter was rounded to it.
-        workers: Processes that read images from data sets not held in memory; 0 for none. No
-            influence on the result.
+            autocast. Losses and sums are float32 or float64 in any case.
+        workers: Processes that read images from data sets not held in memory; 0 for none.
         logits: How to get logits from what the network returns, see
             :func:`~dgprune_lite.networks.evaluation.evaluate`.
         progress: Whether to show a progress bar.
@@ -183,12 +181,11 @@ def domain_statistics(
         The :class:`DomainStatistics`, on the CPU.
 
     Raises:
-        TypeError: Something else than a network, its graph, or a dict of data sets; a network that
-            does not return logits.
+        TypeError: Arguments of another kind, or a network without logits.
         ValueError: No or empty domains, images or labels that do not fit, a loss that is not
             finite (names domain and batch), a graph of another model, a layer that runs under
             ``torch.no_grad()``, a precision that the device cannot compute in, or order "exact" in
-            another precision than float32 (it measures differences smaller than their rounding).
+            half precision (which rounds away what it measures).
 
     Source: gates as in Molchanov et al. 2017 (first order) and Theis et al. 2018 (Fisher), here
     kept apart by domain; chapter 5.
