@@ -111,6 +111,16 @@ BELOW = {
 }
 
 
+def test_the_package_stays_small():
+    """What comes in takes something else out."""
+    package = ROOT / "dgprune_lite"
+    lines = {path: len(path.read_text().splitlines()) for path in package.rglob("*.py")}
+    assert sum(lines.values()) <= 9000
+    assert not {path.name: number for path, number in lines.items() if number > 350}
+    assert {path.name for path in package.iterdir() if path.is_dir()} <= {*ROOMS, "__pycache__"}
+    assert len({path.name for path in package.glob("*.py")} - {"__init__.py"}) <= 5
+
+
 def imports_of(path: Path) -> set[str]:
     """The modules that a file imports, also inside functions, but not for type checkers alone."""
     tree = ast.parse(path.read_text())
