@@ -7,33 +7,16 @@ from dgprune_lite.domains.digits import DigitsLite
 from dgprune_lite.domains.digits_dg import DigitsDG
 from dgprune_lite.domains.folders import MultipleEnvironmentImageFolder
 from dgprune_lite.domains.images import ImageDomain
-from dgprune_lite.domains.loading import batches, check_batch, count, fetch, read, to_device
+from dgprune_lite.domains.loading import (
+    batches,
+    check_batch,
+    check_labels,
+    count,
+    fetch,
+    read,
+    to_device,
+)
 from dgprune_lite.domains.mnist import ColoredMNIST, RotatedMNIST
 from dgprune_lite.domains.splits import Split, leave_one_domain_out
 from dgprune_lite.domains.tensors import ImageTensors
 from dgprune_lite.domains.tiny_pacs import draw_tiny_pacs
-
-__all__ = [
-    "PACS",
-    "VLCS",
-    "ColoredMNIST",
-    "DigitsDG",
-    "DigitsLite",
-    "ImageDomain",
-    "ImageTensors",
-    "MultipleDomainDataset",
-    "MultipleEnvironmentImageFolder",
-    "OfficeHome",
-    "RotatedMNIST",
-    "Split",
-    "TerraIncognita",
-    "batches",
-    "check_batch",
-    "count",
-    "draw_tiny_pacs",
-    "fetch",
-    "leave_one_domain_out",
-    "read",
-    "to_device",
-    "unreadable_images",
-]

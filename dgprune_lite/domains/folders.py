@@ -208,9 +208,6 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
 
         Returns:
             The same data set, each domain as ``ImageTensors``; 0.5 GB for PACS at 128 pixels.
-
-        Raises:
-            ValueError: Images cannot be decoded (all of a domain are named).
         """
         held = copy.copy(self)
         held._opened = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dgprune_lite.checks import nearest_name, require
@@ -54,7 +54,7 @@ def open_hub(
         raise ValueError(
             f"{repository!r} has no images of {', '.join(empty)}; expected all of {', '.join(rows)}"
         )
-    load = _LoadRow(table, repository)
+    load = partial(_load_row, table)
     return {
         name: ImageDomain(name, rows[folder], [labels[row] for row in rows[folder]], load)
         for name, folder in folders.items()
@@ -77,12 +77,5 @@ def _labels(table: Any, repository: str, class_names: tuple[str, ...]) -> list[i
     return [class_names.index(given[label]) for label in labels]
 
 
-@dataclass(frozen=True)
-class _LoadRow:
-    """Row of a table to its image; a class rather than a function within, so that it pickles."""
-
-    table: Any
-    repository: str
-
-    def __call__(self, row: int) -> Image:
-        return as_rgb(self.table[row]["image"])
+def _load_row(table: Any, row: int) -> Image:
+    return as_rgb(table[row]["image"])

@@ -20,24 +20,19 @@ Indices = Sequence[Sequence[int] | Tensor] | Tensor
 KEYS = (("pixel_values", "image"), ("label", "labels"))
 
 
-def count(dataset: Dataset, domain: str = "?") -> int:
-    """Return how many images a dataset has, or say that it has no length."""
+def count(dataset: Dataset, domain: str = "?", least: int = 0) -> int:
+    """Return how many images a dataset has; refuse one without a length, or with too few (≤ 2)."""
     try:
-        return len(cast(Sized, dataset))
+        total = len(cast(Sized, dataset))
     except TypeError as error:
         raise TypeError(
             f"domain {domain!r} is a {type(dataset).__name__} without a length; expected a "
             f"map-style dataset with __len__ and __getitem__ (not an IterableDataset)"
         ) from error
-
-
-def count_some(dataset: Dataset, domain: str) -> int:
-    """Return how many images a dataset has, which must be one at least."""
-    total = count(dataset, domain)
-    if total == 0:
+    if total < least:
         raise ValueError(
-            f"domain {domain!r} has no images; expected at least one (check its folder, or the "
-            f"split it comes from)"
+            f"domain {domain!r} has {('no images', 'one image')[total]}; expected at least {least} "
+            f"(check its folder, or the split it comes from)"
         )
     return total
 
@@ -160,7 +155,7 @@ def batches(
     workers: int = 0,
 ) -> Iterator[Pair]:
     """Return all images of a domain in order, in batches that ``check_batch`` has passed."""
-    size, total = whole_number("batch_size", batch_size, 1), count_some(dataset, domain)
+    size, total = whole_number("batch_size", batch_size, 1), count(dataset, domain, least=1)
     indices = [range(start, min(start + size, total)) for start in range(0, total, size)]
     parts = read({domain: dataset}, {domain: indices}, workers=workers, device=device)
 

@@ -109,12 +109,7 @@ def leave_one_domain_out(
         if name == target_name:
             continue
         source = dataset[name]
-        total = count(source, name)
-        if total < 2:
-            raise ValueError(
-                f"domain {name!r} has {'no images' if total == 0 else 'one image'}; expected at "
-                f"least two, one to learn from and one to hold out"
-            )
+        total = count(source, name, least=2)  # one to learn from and one to hold out
         held_out = min(max(round(holdout_fraction * total), 1), total - 1)
         order = domain_permutation(name, total, seed)
         train[name] = _subset(dataset.for_training(name), order[held_out:])

@@ -62,9 +62,8 @@ def draw_tiny_pacs(
 ) -> Path:
     """Draw a small stand-in for PACS: ``path/PACS/domain/class/image``, ready for ``PACS(path)``.
 
-    Seven figures with the names of PACS's classes, in the styles of its domains: shaded and blurred
-    with noise (photo), in strokes of the brush (art_painting), flat with a black outline (cartoon)
-    and as a thin line on white (sketch). Each image differs by position, size, angle and colours.
+    Figures with the names of PACS's classes, in the styles of its domains; each image differs by
+    position, size, angle and colours.
 
     Args:
         path: The folder to make the folder ``PACS`` in; made if it is not there.

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.checks import named_domains, whole_number
-from dgprune_lite.domains import Split, batches
-from dgprune_lite.domains.loading import check_labels
+from dgprune_lite.domains import Split, batches, check_labels
 from dgprune_lite.running import (
     Logits,
     check_model,

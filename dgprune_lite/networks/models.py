@@ -70,11 +70,11 @@ class BasicBlock(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """The network that ``digits_resnet`` returns: stem, three basic blocks, average, linear."""
+    """A small residual network for digits, where filters stand and fall together."""
 
     stores_channels_last = True  # see `layout_for`
 
-    def __init__(self, num_classes: int, width: int, in_channels: int = 3) -> None:
+    def __init__(self, num_classes: int = 10, width: int = 16, in_channels: int = 3) -> None:
         super().__init__()
         # Halving the image in the stem costs a quarter of the arithmetic in the first stage.
         self.stem = nn.Sequential(
@@ -97,14 +97,9 @@ class DigitsResNet(nn.Module):
         return self.fc(self.pool(x).flatten(1))  # (batch, num_classes)
 
 
-def digits_resnet(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> nn.Module:
-    """Return a small residual network for digits: where filters stand and fall together."""
-    return DigitsResNet(num_classes, width, in_channels)
-
-
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": digits_cnn,
-    "digits_resnet": digits_resnet,
+    "digits_resnet": DigitsResNet,
     "efficientnet_lite0": efficientnet_lite0,
 }
 """Name to a function that returns a network; add your own here. It takes ``num_classes`` and, where
@@ -240,7 +235,7 @@ def save_model(
     recipe: dict[str, Any] = {"name": name, "num_classes": num_classes, "width": width}
     if in_channels != 3:  # unwritten otherwise, as in files from before there was a choice
         recipe["in_channels"] = in_channels
-    _check_fit(state, build_model(**recipe), "the model to save", recipe)
+    _built(recipe, state, "the model to save")
     metadata = {"format": FORMAT, "recipe": json.dumps(recipe)}
     write_atomically(path, to_safetensors(state, metadata), replace=replace)
 
@@ -260,19 +255,14 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
             f"{str(path)!r} has the format {metadata.get('format')!r}; expected {FORMAT!r}, which "
             f"save_model of this version writes"
         )
-    recipe = json.loads(metadata["recipe"])
+    return _built(json.loads(metadata["recipe"]), state, repr(str(path)))
+
+
+def _built(recipe: dict[str, Any], state: dict[str, Tensor], what: str) -> nn.Module:
+    """The network of a recipe with this state, or a ValueError that names what does not fit."""
     model = build_model(**recipe)
-    _check_fit(state, model, repr(str(path)), recipe)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{what} does not fit build_model(**{recipe}): {error}") from error
     return model
-
-
-def _check_fit(state: dict[str, Tensor], model: nn.Module, what: str, recipe: dict) -> None:
-    """Raise a ValueError that names the first tensor by which weights and network differ."""
-    found, wanted = ({k: tuple(v.shape) for k, v in d.items()} for d in (state, model.state_dict()))
-    for key in wanted | found:
-        have, want = found.get(key, "missing"), wanted.get(key, "no such tensor")
-        if have != want:
-            raise ValueError(
-                f"{what} does not fit build_model(**{recipe}): {key!r} is {have}, expected {want}"
-            )

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dgprune_lite.checks import named_domains, nearest_name
-from dgprune_lite.domains import check_batch, fetch, read, to_device
-from dgprune_lite.domains.loading import count_some
+from dgprune_lite.domains import check_batch, count, fetch, read, to_device
 from dgprune_lite.running import Logits, count_classes, device_of, in_dtype_of
 
 ALGORITHMS = ("ERM", "VREx")
@@ -55,7 +54,7 @@ def check_domains(
     """Look at one image of each domain; return the shape of images and the number of classes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, dataset in train.items():
-        count_some(dataset, name)
+        count(dataset, name, least=1)
         images, labels = fetch(dataset, [0])
         check_batch(images, labels, f"domain {name!r}, image 0")
         shapes[name] = tuple(images.shape[1:])

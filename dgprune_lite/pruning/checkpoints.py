@@ -49,11 +49,10 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
     modules = dict(small.named_modules())
     for name, cut in plan.cuts.items():
         channels, inputs = plan.graph.layers[name].widths(removed)
+        wanted = channels * inputs * prod(cut.weight_shape[2:])
         try:
             weight = weight_of(modules, name)
-            fits = weight is None or weight.numel() == channels * inputs * prod(
-                cut.weight_shape[2:]
-            )
+            fits = weight is None or weight.numel() == wanted
         except KeyError:
             fits = False
         if not fits:

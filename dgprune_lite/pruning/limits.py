@@ -5,18 +5,15 @@ from __future__ import annotations
 import fnmatch
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import ChannelGraph, FilterGroup
 from dgprune_lite.checks import nearest_name, whole_number
-from dgprune_lite.pruning.timing import check_inputs, latency_left
-
-if TYPE_CHECKING:
-    from dgprune_lite.pruning.plans import PruningPlan
+from dgprune_lite.pruning.timing import check_inputs
 
 Ratio = float | Mapping[str, float]
 Layers = Sequence[str | nn.Module | type[nn.Module]]
@@ -29,7 +26,7 @@ class Limits:
 
     ratio: float | dict[str, float] = 0.5  # share of filters that should go, maybe by pattern
     target: tuple[str, float] | None = None  # in its place, a measure and the share to be left
-    latency_left: Callable[[PruningPlan], float] | None = None  # measures the time a plan leaves
+    timed: tuple[nn.Module, tuple[Tensor, ...]] | None = None  # for latency: a network, its inputs
     scopes: tuple[tuple[str, list[FilterGroup]], ...] = ()  # pattern, the groups ranked together
     notes: dict[str, str] = field(default_factory=dict)  # group name to why not as the ratio says
     round_to: int = 1  # kept widths are multiples of it
@@ -85,7 +82,7 @@ def make_limits(
                 f"target_latency={target[1]!r} needs model=... and example_inputs=..., to measure "
                 "with"
             )
-        timed = latency_left(model, check_inputs(model, example_inputs))
+        timed = model, check_inputs(model, example_inputs)
     return Limits(ratio, target, timed, tuple(scopes), notes, round_to, bound)
 
 
@@ -200,8 +197,7 @@ def _ignored(ignored: Any, model: nn.Module | None) -> Iterator[tuple[str, list[
             continue
         if not (is_type or isinstance(entry, nn.Module)):
             raise TypeError(
-                f"ignored_layers holds {entry!r}, expected names such as 'layer4.*', modules or "
-                "module types"
+                f"ignored_layers holds {entry!r}, expected names, modules or module types"
             )
         title = entry.__name__ if is_type else f"a {type(entry).__name__} module"
         if model is None:

@@ -18,7 +18,7 @@ from dgprune_lite.pruning.selection import check_scores, kept_filters
 from dgprune_lite.pruning.surgery import Cut
 from dgprune_lite.pruning.targets import plan_within
 from dgprune_lite.running import Logits, check_unwrapped, device_of, in_dtype_of
-from dgprune_lite.scores.criteria import NEEDS_STATISTICS, check_criterion, importances
+from dgprune_lite.scores.criteria import NEEDS_STATISTICS, importances
 from dgprune_lite.scores.risks import Order, Reading, measure
 
 __all__ = ["Cut", "PruningPlan", "kept_filters", "make_plan", "plan_pruning", "prune"]
@@ -200,7 +200,6 @@ def score_on(
     reading: Reading,
 ) -> dict[str, Tensor]:
     """The scores of a criterion, with the cheapest statistics that it can do with."""
-    check_criterion(criterion)
     stats = None
     if criterion in NEEDS_STATISTICS:
         order: Order = "first" if criterion in ("taylor", "risk_gradient") else "fisher"

@@ -15,6 +15,7 @@ from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.pruning.limits import Limits, Ratio
 from dgprune_lite.pruning.plans import PruningPlan, make_plan
 from dgprune_lite.pruning.selection import Selection, select
+from dgprune_lite.pruning.timing import median_latency
 
 TOLERANCE = 0.01
 """How far from a target counts as reached, as a share of the whole network's cost."""
@@ -31,14 +32,16 @@ def plan_within(graph: ChannelGraph, scores: Tensor, limits: Limits) -> PruningP
     if limits.target is None:
         return _plan(graph, select(graph, scores, limits.ratio, limits), limits.ratio)
     measure, share = limits.target
-    timed = limits.latency_left
     whole = dict(zip(("parameters", "macs"), graph.totals(), strict=True))
     trials: list[tuple[float, float, Selection]] = []  # share left, ratio, what goes
 
     def try_out(ratio: float, selection: Selection) -> bool:
         """Note what a selection leaves; whether that is no more than it should be."""
-        if timed is not None:
-            left = timed(_plan(graph, selection, ratio))
+        if limits.timed is not None:
+            model, inputs = limits.timed
+            small = _plan(graph, selection, ratio).apply(model, check=False)
+            before, after = median_latency([model, small], inputs, rounds=7)
+            left = after / before
         else:
             cost = dict(zip(whole, graph.totals(selection.removed), strict=True))
             left = cost[measure] / max(1, whole[measure])
@@ -46,13 +49,13 @@ def plan_within(graph: ChannelGraph, scores: Tensor, limits: Limits) -> PruningP
         return left <= share
 
     low, high = 0.0, _ALL  # too little, too much removed
-    for _ in range(7 if timed else 24):
+    for _ in range(7 if limits.timed else 24):
         middle = (low + high) / 2
         less = try_out(middle, select(graph, scores, middle, limits))
         low, high = (low, middle) if less else (middle, high)
     steps = _between(graph, *(select(graph, scores, end, limits) for end in (low, high)))
     first, last = 0, len(steps) - 1
-    while last - first > 1 and timed is None:
+    while last - first > 1 and limits.timed is None:
         step = (first + last) // 2
         first, last = (first, step) if try_out(low, steps[step]) else (step, last)
     try_out(low, steps[first])
@@ -61,7 +64,7 @@ def plan_within(graph: ChannelGraph, scores: Tensor, limits: Limits) -> PruningP
     remark = (
         f"target_{measure}={share:g}: {left:.1%} of {_TITLES[measure]} left, at ratio {found:.4g}"
     )
-    if abs(left - share) > (NOISE if timed else TOLERANCE):
+    if abs(left - share) > (NOISE if limits.timed else TOLERANCE):
         most = select(graph, scores, _ALL, limits).removed
         bound = left > share and np.array_equal(selection.removed, most)
         why = "every group is at its bound" if bound else "the steps between widths are large"

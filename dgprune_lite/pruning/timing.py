@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from dgprune_lite.running import check_model, evaluating
-
-if TYPE_CHECKING:
-    from dgprune_lite.pruning.plans import PruningPlan
 
 
 def median_latency(
@@ -22,32 +18,25 @@ def median_latency(
 ) -> list[float]:
     """Median seconds of ``rounds`` passes of each network, in eval mode and without gradients."""
     seconds: list[list[float]] = [[] for _ in models]
+    gpus = {value.device for value in inputs if value.is_cuda}
+
+    def wait() -> None:
+        for gpu in gpus:
+            torch.cuda.synchronize(gpu)
+
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         for model in models:
             stack.enter_context(evaluating(model))
         for number in range(rounds + 2):  # two of them warm up
             for model, times in zip(models, seconds, strict=True):
-                _wait(inputs)
+                wait()
                 start = time.perf_counter()
                 model(*inputs)
-                _wait(inputs)
+                wait()
                 if number >= 2:
                     times.append(time.perf_counter() - start)
     return [median(times) for times in seconds]
-
-
-def latency_left(
-    model: nn.Module, inputs: tuple[Tensor, ...], rounds: int = 7
-) -> Callable[[PruningPlan], float]:
-    """The function that measures which share of ``model``'s time a plan leaves."""
-
-    def measured(plan: PruningPlan) -> float:
-        small = plan.apply(model, check=False)
-        before, after = median_latency([model, small], inputs, rounds)
-        return after / before
-
-    return measured
 
 
 def check_inputs(
@@ -70,10 +59,3 @@ def check_inputs(
             + str(error).split("\n")[0]
         ) from error
     return inputs
-
-
-def _wait(inputs: tuple[Tensor, ...]) -> None:
-    """Until the GPU has finished, where there is one in use."""
-    for value in inputs:
-        if value.is_cuda:
-            torch.cuda.synchronize(value.device)

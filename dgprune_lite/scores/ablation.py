@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from dgprune_lite.channels.tape import ASKING, COSTLY, ONE_AT_A_TIME, Tape
 from dgprune_lite.domains.loading import to_device
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.running import Logits, find_logits
-from dgprune_lite.scores.gates import along_channels, gate_hooks
+from dgprune_lite.scores.gates import gating
 
 
 def ablated_losses(
@@ -41,10 +42,11 @@ def ablated_losses(
     # All in the same way and in full float32: rounding must not hide what one filter changes.
     with full_float32(), torch.no_grad():
         parts = _Ablation(model, graph, images)
-        ablation = _WholeRuns(model, graph, images) if parts.whole else parts
+        whole_run = partial(_whole_run, model, graph, images)
+        output_without = whole_run if parts.whole else parts.output_without
         losses = []
         for unit in [NO_FILTER, *(range(graph.num_filters) if filters is None else filters)]:
-            found = find_logits(ablation.output_without(unit), logits)
+            found = find_logits(output_without(unit), logits)
             losses.append(F.cross_entropy(found, labels, reduction="none").double().sum())
     totals = torch.stack(losses).cpu()  # once for all: a GPU is kept waiting each time
     return totals[0], totals[1:]
@@ -234,22 +236,7 @@ def _in_place(call: Call) -> bool:
     )
 
 
-class _WholeRuns:
-    """Runs the whole network for each missing filter, its gates at 0."""
-
-    def __init__(self, model: nn.Module, graph: ChannelGraph, images: Tensor):
-        self.model, self.graph, self.images = model, graph, images
-        self.units: dict[str, Tensor] = {}  # of each gated layer's channels, on its device
-
-    def output_without(self, unit: int) -> Any:
-        """The network's output with one filter's gate at 0."""
-
-        def put_gate(name: str, inputs: Any, output: Tensor) -> Tensor:
-            layer = self.graph.layers[name]
-            if name not in self.units:
-                self.units[name] = torch.from_numpy(layer.out_units).to(output.device)
-            missing = self.units[name] == unit
-            return output.masked_fill(along_channels(missing, output, layer.kind), 0)
-
-        with gate_hooks(self.model, self.graph, put_gate):
-            return self.model(self.images.clone())
+def _whole_run(model: nn.Module, graph: ChannelGraph, images: Tensor, unit: int) -> Any:
+    """The output of the whole network, run anew with one filter's gate at 0."""
+    with gating(model, graph, (torch.arange(graph.num_filters) != unit).float()):
+        return model(images.clone())

@@ -73,18 +73,8 @@ def score(
     >>> {group: len(values) for group, values in dg.score("l1", model, graph).items()}
     {'conv1': 4, 'conv2': 8, 'conv3': 8}
     """
-    check_criterion(criterion)
     check_graph(model, graph)
     return importances(criterion, model, graph, stats, options)
-
-
-def check_criterion(name: str) -> None:
-    """Raise a ValueError unless it is registered."""
-    if name not in CRITERIA:
-        raise ValueError(
-            f"criterion={name!r} is unknown.{nearest_name(name, CRITERIA)} "
-            f"Known: {', '.join(sorted(CRITERIA))}"
-        )
 
 
 def importances(
@@ -94,7 +84,12 @@ def importances(
     stats: DomainStatistics | None,
     options: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """What `score` returns, for a criterion and a graph that are known."""
+    """What `score` returns, for a graph that is known to be the model's."""
+    if criterion not in CRITERIA:
+        raise ValueError(
+            f"criterion={criterion!r} is unknown.{nearest_name(criterion, CRITERIA)} "
+            f"Known: {', '.join(sorted(CRITERIA))}"
+        )
     if criterion in NEEDS_STATISTICS:
         if stats is None:
             raise ValueError(

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dgprune_lite.channels.graph import ChannelGraph, misfit
-from dgprune_lite.domains import to_device
-from dgprune_lite.domains.loading import check_labels
+from dgprune_lite.domains import check_labels, to_device
 from dgprune_lite.running import (
     HALF,
     Logits,
@@ -217,11 +216,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def along_channels(gate: Tensor, output: Tensor, kind: str) -> Tensor:
-    """View gates (channels,) so that they multiply ``output``'s channels."""
-    return gate if kind == "linear" else gate.reshape(-1, *[1] * (output.ndim - 2))
-
-
 @contextmanager
 def gate_hooks(model: nn.Module, graph: ChannelGraph, put_gate: Any) -> Iterator[None]:
     """Inside the block, ``put_gate(name, inputs, output)`` replaces a gated module's output."""
@@ -268,12 +262,22 @@ def gated(
     if values.shape != (graph.num_filters,):
         raise ValueError(f"gates have shape {tuple(values.shape)}, expected ({graph.num_filters},)")
 
+    with gating(model, graph, values):
+        yield
+
+
+@contextmanager
+def gating(model: nn.Module, graph: ChannelGraph, values: Tensor) -> Iterator[None]:
+    """What `gated` does, for gates (M,) and a graph that are known to fit."""
+
     def put_gate(name: str, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         units = torch.from_numpy(graph.layers[name].out_units)
         gate = torch.ones(len(units), dtype=output.dtype)
         gate[units >= 0] = values.detach().cpu().to(output.dtype)[units[units >= 0]]
         gate = to_device(gate, output.device)
-        return output * along_channels(gate, output, graph.layers[name].kind)
+        if graph.layers[name].kind != "linear":
+            gate = gate.reshape(-1, *[1] * (output.ndim - 2))
+        return output * gate
 
     with gate_hooks(model, graph, put_gate):
         yield

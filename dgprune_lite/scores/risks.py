@@ -200,7 +200,7 @@ def domain_statistics(
     """
     check_graph(model, graph)
     reading = Reading(batch_size, precision, workers, logits, progress)
-    return measure(model, graph, data, order, reading)
+    return measure(model, graph, named_domains(data, "data"), order, reading)
 
 
 def measure(
@@ -210,11 +210,10 @@ def measure(
     order: Order,
     reading: Reading,
 ) -> DomainStatistics:
-    """What `domain_statistics` returns, for a graph that is known to be the model's."""
+    """What `domain_statistics` returns, for domains and a graph that are known to fit."""
     precision, size = reading.precision, reading.batch_size
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not one of {', '.join(map(repr, ORDERS))}")
-    data = named_domains(data, "data")
     if not graph.num_filters:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.skipped.items())
         raise ValueError(f"no filter of this network can be removed exactly ({reasons})")

@@ -141,7 +141,7 @@ def test_checkpoint_round_trip(saved):
 def test_checkpoint_of_another_number_of_channels(tmp_path, name):
     model = build_model(name, 2, width=4, in_channels=2)
     recipe = {"name": name, "num_classes": 2, "width": 4}
-    with pytest.raises(ValueError, match=r"does not fit.*\(4, 2, 3, 3\), expected \(4, 3, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"(?s)does not fit.*\[4, 2, 3, 3\].*\[4, 3, 3, 3\]"):
         save_model(model, tmp_path / "a", **recipe)
     save_model(model, tmp_path / "a", **recipe, in_channels=2)
     again = load_model(tmp_path / "a").state_dict()
@@ -181,7 +181,7 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
 
 def test_saving_with_the_wrong_recipe(saved):
     model, path = saved
-    with pytest.raises(ValueError, match=r"the model to save does not fit.*'stem.0.weight'"):
+    with pytest.raises(ValueError, match=r"(?s)the model to save does not fit.* stem\.0\.weight"):
         save_model(model, path, name="digits_resnet", num_classes=7, width=5)
 
 
@@ -208,5 +208,5 @@ def test_a_file_of_another_format_or_shape(saved):
     recipe = {"name": "digits_resnet", "num_classes": 9, "width": 4}
     metadata = {"format": "dgprune_lite-model-1", "recipe": json.dumps(recipe)}
     path.write_bytes(models.to_safetensors(state, metadata))
-    with pytest.raises(ValueError, match=r"'fc.weight' is \(7, 16\), expected \(9, 16\)"):
+    with pytest.raises(ValueError, match=r"fc\.weight: .*\[7, 16\].*\[9, 16\]"):
         load_model(path)
