@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+import yaml
 from chromium import find_chromium, launch
 from nbclient import NotebookClient
 from nbconvert.exporters import SlidesExporter
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 SOURCE = BOOK / "slides" / "lecture.md"
 STATIC = BOOK / "_static"
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 SIZE = {"width": 1280, "height": 720}  # CSS pixels of a slide
 
 
@@ -35,9 +37,9 @@ def run(source: Path = SOURCE) -> Any:
     """The notebook of the slides, executed in the folder book/, where the chapters run too."""
     notebook = jupytext.read(source)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    client = NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(BOOK)}}
-    )
+    timeout = CONFIG["execute"]["timeout"]  # seconds a cell, as in the book
+    where = {"metadata": {"path": str(BOOK)}}
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=where)
     client.execute(env=environment)
     return notebook
 

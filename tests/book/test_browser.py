@@ -445,6 +445,22 @@ def test_it_fits_a_phone(new_tab, scheme):
     assert inside == 0
 
 
+def height_of_the_steered(page: Any) -> float:
+    """Pixels from the top of the controls to the end of the images that changed."""
+    return page.evaluate(
+        """() => document.querySelector(".dg-flips").getBoundingClientRect().bottom
+           - document.querySelector("#dg-network .dg-controls").getBoundingClientRect().top"""
+    )
+
+
+@alone
+def test_slider_filters_and_images_fit_one_screen(new_tab):
+    fresh = new_tab(viewport={"width": 1280, "height": 900})
+    fresh(lambda page: set_page(page, "mnist_m", "l1", 0.9))
+    assert fresh(lambda page: page.locator(".dg-flip").count()) == 24
+    assert fresh(height_of_the_steered) <= 900
+
+
 @alone
 def test_unseen_differs_by_more_than_colour(tab):
     tab(lambda page: set_page(page, "mnist_m", "l1", 0.3))
@@ -488,7 +504,7 @@ def test_it_runs_where_workers_are_refused(new_tab, page_in_python):
 @pytest.mark.book
 @pytest.mark.slow
 @pytest.mark.xdist_group("book")
-@pytest.mark.parametrize("width", [1200, 360])
+@pytest.mark.parametrize("width", [1280, 360])
 def test_it_runs_in_the_built_chapter(book, new_tab, page_in_python, width):
     url = (book.html / "book" / "09_prune_it_yourself.html").as_uri()
     fresh = new_tab(url, viewport={"width": width, "height": 900})
@@ -497,4 +513,5 @@ def test_it_runs_in_the_built_chapter(book, new_tab, page_in_python, width):
     expected = page_in_python.predict("optdigits", removed_by(page_in_python, setting))
     assert message["after"] == {name: classes.tolist() for name, classes in expected.items()}
     assert fresh(lambda page: page.evaluate("document.scrollingElement.scrollWidth")) <= width
+    assert width < 1280 or fresh(height_of_the_steered) <= 900 - 56  # below the bar of buttons
     assert fresh.problems == []

@@ -45,7 +45,7 @@
     labelled("Unseen domain", unseen),
     labelled("Criterion", criterion),
     field(element("label", { for: "dg-ratio" }, "Pruning ratio "), ratioText, ratio),
-    element("div", { class: "dg-field dg-row" },
+    element("div", { class: "dg-field dg-row dg-switch" },
       recalibrate, element("label", { for: "dg-recalibrate" }, "Recalibrate BatchNorm")),
   );
 
@@ -356,8 +356,8 @@
     controls,
     element("div", { class: "dg-results" }, table, cost),
     element("h3", {}, "The filters"),
-    element("p", {}, "Each square is a filter. Press it to take it out or to put it back."),
-    map, again,
+    element("p", {}, "Each square is a filter. Press it to take it out or to put it back. ", again),
+    map,
     element("h3", {}, "From right to wrong"), flipText, flipList,
     element("h3", {}, "One image, two networks"),
     element("div", { class: "dg-try" },

@@ -67,7 +67,7 @@ def as_scores(answer: Any, graph: ChannelGraph) -> dict[str, Tensor]:
     if not isinstance(answer, Mapping):
         raise TypeError(
             f"score returned {_short(answer)}; expected a dict from each of "
-            f"{', '.join(sizes)} to a tensor with one number a filter"
+            f"{', '.join(sizes)} to a tensor with one number per filter"
         )
     if set(answer) != set(sizes):
         raise ValueError(

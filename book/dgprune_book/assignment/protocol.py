@@ -37,7 +37,7 @@ class Outcome:
     """What came of all submissions on all networks.
 
     Attributes:
-        controls: One row a network: the unpruned one, with the same fine-tuning.
+        controls: One row per network: the unpruned one, with the same fine-tuning.
         rows: One row a (network, submission) with valid scores: the fields of a cell, with the
             submission's name as ``criterion``, and its results.
         problems: One row a (network, submission) without: ``criterion``, ``test_env``, ``seed``,

@@ -128,7 +128,10 @@ RISK_VARIANCE_SCORE = Exercise(
             "That sums over images, so a domain counts more if it has more of them. Risks are "
             "means.",
         ),
-        Mistake(_score_filters, "That is the spread over filters, a number a domain: wrong axis."),
+        Mistake(
+            _score_filters,
+            "That is the spread over filters, one number per domain: wrong axis.",
+        ),
     ),
     praise="It is `dg.score('risk_variance', ...)`, from the same gradients.",
 )

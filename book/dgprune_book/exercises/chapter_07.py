@@ -75,7 +75,7 @@ _INTERVALS = (
     Mistake(
         _cells,
         "Every cell is resampled by itself, but ratios of one network rise and fall together: "
-        "average over the ratios first, so that there is one number a network.",
+        "average over the ratios first, so that there is one number per network.",
     ),
     Mistake(
         _wrong_sign,
@@ -134,7 +134,7 @@ PAIRED_INTERVAL = Exercise(
     cases=_tables,
     mistakes=_INTERVALS,
     judge=_judge_interval,
-    praise="One number a network, resampled over networks, within pairs.",
+    praise="One number per network, resampled over networks, within pairs.",
 )
 
 

@@ -12,7 +12,7 @@ Widths = tuple[int, ...]
 
 
 def _cost(widths: Sequence[float], positions: Widths) -> float:
-    """Multiply-accumulates of 3 × 3 convolutions; the first width is that of the input."""
+    """MACs of 3 × 3 convolutions; the first width is that of the input."""
     return sum(9 * a * b * n for (a, b), n in zip(pairwise(widths), positions, strict=True))
 
 
@@ -90,7 +90,7 @@ def check_macs_left(function: Callable[..., Any]) -> Verdict:
         function: Takes ``widths``, a tuple with the channels of the image and then the filters of
             each 3 × 3 convolution; ``positions``, a tuple with the pixels of each convolution's
             output; and ``kept``, a tuple with the filters that each convolution keeps. Gives the
-            share of the multiply-accumulates that is left, a float in (0, 1].
+            share of the MACs that is left, a float in (0, 1].
 
     Returns:
         A :class:`~dgprune_book.exercises.checking.Verdict`.

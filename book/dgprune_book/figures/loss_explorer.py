@@ -93,7 +93,7 @@ def _draw_curves(
 
 
 def _draw_beside(axes: Axes, rows: pd.DataFrame, methods: list[str]) -> None:
-    """At one ratio: a row a criterion, in-domain and unseen, with standard errors over networks."""
+    """One row per criterion at one ratio: in-domain and unseen, standard errors over networks."""
     for place, name in enumerate(methods):
         values = rows[rows["method"] == name]
         for (role, value), shift in zip(_ROLES.items(), (-0.14, 0.14), strict=True):

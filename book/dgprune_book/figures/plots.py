@@ -221,7 +221,7 @@ def show_images(axes: Axes, images: Any, columns: int = 8) -> None:
         axes: where to draw.
         images: tensor or array (n, channels, height, width) with values in [0, 1]; one channel or
             three.
-        columns: images a row.
+        columns: images per row.
 
     Raises:
         ValueError: if `images` has not four dimensions, or neither one channel nor three.

@@ -213,7 +213,7 @@ def average_of_methods(
         name: ``method`` of the average.
 
     Returns:
-        Rows as in ``lost``, one a pair, ratio and settings, with the columns that identify it and
+        Rows as in ``lost``, one per pair, ratio and settings, with the columns that identify it and
         its mean losses; for :func:`curves`, :func:`by_test_domain` and :func:`compare`.
 
     Raises:
@@ -309,7 +309,7 @@ def compare(
 
 
 def table_of_pairs(lost: pd.DataFrame, ratio: float | Sequence[float], value: str) -> pd.DataFrame:
-    """One row a pair, one column a method; means over ratios, NaN where one is missing."""
+    """One row per pair, one column per method; means over ratios, NaN where one is missing."""
     _check_columns(lost, ["method", "pruning_ratio", value])
     mixed = [name for name in SETTINGS if name in lost and len(set(lost[name])) > 1]
     if mixed:

@@ -67,7 +67,7 @@ class Results:
         return [name for name in analysis.BASELINES if name in set(self.lost["method"])]
 
     def by_network(self, value: str, ratio: float | None = None) -> pd.DataFrame:
-        """A row a network, a column a method: a loss at a ratio, :attr:`ratio` if None."""
+        """One row per network, one column per method: a loss at a ratio, :attr:`ratio` if None."""
         return analysis.table_of_pairs(self.more, self.ratio if ratio is None else ratio, value)
 
     def losses_at(self, ratio: float | None = None) -> pd.DataFrame:

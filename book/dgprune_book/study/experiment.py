@@ -179,8 +179,8 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
     Returns:
         The cell's fields and its results; accuracies are shares (0 to 1), risks in nats. Results
         named ``..._before`` are from before the (last round of) fine-tuning. A ranking gives the
-        size of every group instead, and ``values`` (one a filter): scores or, for the control, the
-        exact change of each domain's risk in nats when the filter goes, held-out images of the
+        size of every group instead, and ``values`` (one per filter): scores or, for the control,
+        the exact change of each domain's risk in nats when the filter goes, held-out images of the
         sources and all of the unseen domain.
     """
     if cell.measure == "ranking":

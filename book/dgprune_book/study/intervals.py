@@ -89,7 +89,7 @@ def domain_interval(values: pd.Series, level: float = 0.95) -> tuple[float, floa
 
 
 def estimate(values: pd.Series) -> Estimate:
-    """The mean of one value a network, with both intervals.
+    """The mean of one value per network, with both intervals.
 
     Args:
         values: One a network, in points, indexed by test_env and seed.
