@@ -55,6 +55,14 @@ def test_the_first_page_and_three_chapters_have_an_explorer():
     assert len(CHAPTERS) >= 4
 
 
+def test_the_first_screen_has_the_answer_and_the_sliders_figure(browser):
+    screen = {"viewport": {"width": 1280, "height": 900}}
+    with browser.open("book/index", **screen) as (page, _, _):
+        for part in ("article ol", ".dg-buttons", ".dg-explorer input", ".dg-figure"):
+            box = page.locator(part).first.bounding_box()
+            assert box["y"] + box["height"] <= 900, part
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_page_has_an_explorer_for_each_in_the_chapter(book, chapter):
     page = (book.html / f"{chapter}.html").read_text()

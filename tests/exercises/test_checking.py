@@ -54,7 +54,6 @@ def seeding(table, factor):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (unwritten, "not written yet"),
         (None, "This is `None`, not a function"),
         (right(torch.ones(2, 2), 1), "a tensor of shape (2,), not a function"),
         (lambda table, factor: right(table, factor).float(), "of float32, expected float64"),
@@ -85,6 +84,13 @@ def test_a_wrong_function_is_told_what_is_wrong(function, words):
     assert repr(verdict) == f"Not yet. {verdict.message}"
     assert verdict._repr_markdown_() == f"**Not yet.** {verdict.message}"
     assert verdict == check(COLUMNS, function)
+
+
+def test_a_stub_is_no_mistake_yet():
+    verdict = check(COLUMNS, unwritten)
+    assert not verdict
+    assert "not written yet" in verdict.message
+    assert "Not yet" not in verdict._repr_markdown_()
 
 
 @pytest.mark.parametrize(

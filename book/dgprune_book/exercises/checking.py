@@ -43,6 +43,7 @@ class Verdict:
 
     passed: bool
     message: str
+    written: bool = True  # no longer the stub that the chapter gives
 
     def __bool__(self) -> bool:
         return self.passed
@@ -51,7 +52,9 @@ class Verdict:
         return f"{'Passed.' if self.passed else 'Not yet.'} {self.message}"
 
     def _repr_markdown_(self) -> str:
-        """The same for notebooks."""
+        """The same for notebooks; of a stub, as in the built pages, only what to do."""
+        if not self.written:
+            return "*Write the function, then run its cell and this one.*"
         return f"**{'Passed.' if self.passed else 'Not yet.'}** {self.message}"
 
 
@@ -122,7 +125,8 @@ def check(exercise: Exercise, function: Any) -> Verdict:
     outcomes = [_run(exercise, function, arguments) for arguments in cases]
     for arguments, outcome in zip(cases, outcomes, strict=True):
         if outcome.unwritten:
-            return Verdict(False, "It is not written yet: replace `raise NotImplementedError`.")
+            message = "It is not written yet: replace `raise NotImplementedError`."
+            return Verdict(False, message, written=False)
         complaint = outcome.complaint or _judge(exercise, outcome.value, arguments)
         if complaint:
             given = ", ".join(
