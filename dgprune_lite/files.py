@@ -28,7 +28,14 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
         if not replace:
-            return _name_first(temporary, path)
+            try:
+                os.link(temporary, path)  # unlike os.replace, fails if the name is taken
+                return True
+            except OSError:
+                # The name is taken, or the file system has no hard links. Then what is left is a
+                # moment between look and rename.
+                if path.exists():
+                    return False
         os.replace(temporary, path)
         return True
     finally:
@@ -48,18 +55,3 @@ def read_tensors(path: Path, writer: str) -> tuple[dict[str, str], dict[str, Ten
             f"{str(path)!r} is not a whole safetensors file ({error}); was it cut short? Write "
             f"it again with {writer}"
         ) from error
-
-
-def _name_first(temporary: Path, path: Path) -> bool:
-    """Give a whole file its name unless there is one of that name; say whether it got it."""
-    try:
-        os.link(temporary, path)  # unlike os.replace, fails if the name is taken
-        return True
-    except FileExistsError:
-        return False
-    except OSError:
-        # A file system without hard links. What is left is a moment between look and rename.
-        if path.exists():
-            return False
-        os.replace(temporary, path)
-        return True

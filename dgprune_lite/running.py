@@ -104,10 +104,8 @@ def check_precision(precision: str, device: torch.device | str) -> None:
         raise ValueError(
             f"precision='float16' needs a CUDA device, not {kind!r}; use 'bfloat16' or 'float32'"
         )
-    able = torch.amp.is_autocast_available(kind)
-    if able and kind == "cuda" and precision == "bfloat16":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    if not able:
+    old = kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if (old and precision == "bfloat16") or not torch.amp.is_autocast_available(kind):
         raise ValueError(
             f"precision={precision!r} is not available on this {kind!r} device; use 'float32'"
         )

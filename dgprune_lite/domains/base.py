@@ -67,8 +67,7 @@ class MultipleDomainDataset:
 
     def resolve(self, env: str | int) -> str:
         """Return the domain that a name, its folder's, or an index as DomainBed's stands for."""
-        folders = [self.FOLDERS.get(name, name) for name in self.ENVIRONMENTS]
-        pairs = list(zip(self.ENVIRONMENTS, folders, strict=True))
+        pairs = [(name, self.FOLDERS.get(name, name)) for name in self.ENVIRONMENTS]
         known = ", ".join(name if name == other else f"{name} ({other})" for name, other in pairs)
         dataset, last = type(self).__name__, len(self) - 1
         if isinstance(env, bool) or not isinstance(env, (str, int)):
@@ -77,10 +76,9 @@ class MultipleDomainDataset:
                 f"or an index from 0 to {last}"
             )
         if isinstance(env, str):
-            for name, folder in pairs:
-                if env in (name, folder):
-                    return name
-            near = nearest_name(env, [*self.ENVIRONMENTS, *folders])
+            if found := [pair[0] for pair in pairs if env in pair]:
+                return found[0]
+            near = nearest_name(env, [name for pair in pairs for name in pair])
             raise ValueError(f"{dataset} has no domain {env!r}; expected one of {known}.{near}")
         if not 0 <= env <= last:
             raise ValueError(

@@ -53,7 +53,6 @@ class DigitsDG(MultipleDomainDataset):
         FileNotFoundError: MNIST or SVHN is not there and ``download`` is False.
         ConnectionError: It cannot be downloaded.
         ImportError: SciPy is missing, with which torchvision reads SVHN.
-        TypeError: A number is not whole.
         ValueError: A class has too few images, a file is damaged, or a number is out of range.
 
     Source: Zhou et al., "Deep domain-adversarial image generation for domain generalisation", AAAI
@@ -123,7 +122,7 @@ class DigitsDG(MultipleDomainDataset):
         masks, labels = masks[chosen], labels[chosen]
         angles = self._random("angles", number) % 21
         turned = np.empty_like(masks)
-        for angle in range(21):
+        for angle in set(angles.tolist()):
             turned[angles == angle] = rotate(masks[angles == angle], angle - 10)
         corners = (self._random("places", 2 * number) % 5).reshape(-1, 2).tolist()
         framed = [frame(one[None], *at) for one, at in zip(turned, corners, strict=True)]

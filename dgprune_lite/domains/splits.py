@@ -85,7 +85,7 @@ def leave_one_domain_out(
     Source: The protocol of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
     generalization", ICLR 2021).
 
-    >>> from dgprune_lite.domains import DigitsLite
+    >>> from dgprune_lite import DigitsLite
     >>> split = leave_one_domain_out(DigitsLite(), test_env="mnist_m", seed=0)
     >>> split
     Split(test_env='mnist_m', seed=0, sources: mnist 1920+480, optdigits 1392+348, syn 1920+480)

@@ -36,9 +36,8 @@ def is_gpu(device: torch.device | str | None) -> bool:
 class ImageTensors(Dataset):
     """The images of one domain as one tensor of bytes, on any device: a map-style dataset.
 
-    Samples are as those of ``ImageDomain``: float32, in [0, 1] and then normalised with ImageNet's
-    mean and standard deviation. An augmented domain changes them at random, with seeds as there,
-    but a batch in a few operations where the images are.
+    Samples are float32, in [0, 1] and then normalised with ImageNet's mean and standard deviation.
+    An augmented domain changes a batch in a few operations where the images are.
 
     Attributes:
         name: The domain.

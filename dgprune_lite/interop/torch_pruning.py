@@ -25,9 +25,8 @@ def as_importance(
 
     Returns:
         A function from a group of torch-pruning to the scores of its root layer's channels,
-        float32 (channels,). Channels that the graph holds to be fixed have score inf, so that they
-        go last. The pruner changes the network, after which the scores no longer fit: for a
-        further step trace and score anew, and set ``pruner.importance``.
+        float32 (channels,), inf where the graph holds them to be fixed. They fit the network for
+        one step of the pruner; for a further one trace and score anew.
 
     Raises:
         TypeError: Something else than a network, a graph and scores.

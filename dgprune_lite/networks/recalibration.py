@@ -39,9 +39,7 @@ def recalibrate_batchnorm(
         images_per_domain: Images taken of each domain (all of a smaller one), drawn at random.
         batch_size: About how many images a batch has, all domains together; at least 2.
         seed: Seed of the draw; at least 0.
-        workers: Processes that read images from datasets not held in memory; 0 for none.
-        logits: How to get logits from what the network returns, see
-            :func:`~dgprune_lite.networks.evaluation.evaluate`.
+        workers: As for :func:`~dgprune_lite.networks.evaluation.evaluate`, also ``logits``.
 
     Returns:
         How many BatchNorm layers with running statistics were recalibrated.

@@ -74,21 +74,16 @@ def fit(
             through in random order, again and again.
         algorithm: "ERM" minimises the mean over domains of their risks, "VREx" adds ``vrex_lambda``
             times the (population) variance of these risks.
-        vrex_lambda: Weight of the variance, at least 0. (DomainBed's default is 10, for 5000
-            steps.)
+        vrex_lambda: Weight of the variance, at least 0 (in DomainBed 10, for 5000 steps).
         vrex_anneal_steps: Steps over which that weight grows linearly from 0 (DomainBed switches
             at once); None for 30 % of ``steps``, those in which the learning rate grows.
         weight_decay: Adam's L2 penalty.
-        max_shift: Every image is moved by up to this many pixels in either direction; what comes
-            into view repeats the border pixels.
+        max_shift: Every image is moved by up to this many pixels, repeating those at the border.
         seed: Seed of the order of the images, the shifts and any dropout; at least 0.
         device: Where to train; the network is moved there and stays. None for where it is.
-        precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16" with
-            ``torch.amp.GradScaler``, with autocast. Weights, losses and Adam stay in float32.
-        workers: Processes that read images from datasets not held in memory; 0 for none.
+        precision: As for :func:`~dgprune_lite.networks.evaluation.evaluate`, also ``workers`` and
+            ``logits``. Weights, losses and Adam stay in float32; float16 is scaled.
         progress: Show a progress bar.
-        logits: How to get logits from what the network returns, see
-            :func:`~dgprune_lite.networks.evaluation.evaluate`.
 
     Returns:
         One row a step: step (from 1), loss (the objective, nats) and, for each domain, a column of
@@ -102,8 +97,7 @@ def fit(
         TypeError: Arguments, images or labels of another kind, or a network without logits.
 
     Source: V-REx: Krueger et al., "Out-of-distribution generalization via risk extrapolation", ICML
-    2021, equation 8. A batch of every domain in a step: DomainBed (Gulrajani and Lopez-Paz, "In
-    search of lost domain generalization", ICLR 2021).
+    2021, equation 8. A batch of every domain in a step: DomainBed.
 
     >>> from torch.utils.data import TensorDataset
     >>> images, labels = torch.rand(8, 3, 28, 28), torch.arange(8)

@@ -34,8 +34,7 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
         path: Such as ``"small.safetensors"``; replaced if it exists.
 
     Raises:
-        TypeError: Something else than a network and a plan; a wrapped network; extra state of a
-            module (``get_extra_state``) that JSON does not hold.
+        TypeError: Arguments of another kind, or extra state that JSON does not hold.
         ValueError: ``small`` does not have the shapes that ``plan`` gives.
         FileNotFoundError: The folder does not exist.
     """
@@ -85,8 +84,8 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
             ``lambda: dg.build_model("digits_cnn", num_classes=10)``.
 
     Returns:
-        The pruned network, on the CPU, in the factory's mode. Layers that share a weight in the
-        factory's network share it here, too, unless they were saved with different values.
+        The pruned network, on the CPU, in the factory's mode. Layers that share a weight there
+        share it here, too, unless they were saved with different values.
 
     Raises:
         TypeError: A ``model_factory`` that cannot be called, or that makes no network.

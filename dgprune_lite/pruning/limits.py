@@ -51,7 +51,6 @@ def make_limits(
     graph: ChannelGraph,
     pruning_ratio: Ratio | None,
     targets: Mapping[str, float | None],
-    *,
     global_pruning: bool,
     ignored_layers: Layers,
     round_to: int,

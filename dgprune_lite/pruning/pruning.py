@@ -90,17 +90,9 @@ def plan_pruning(
     >>> dg.plan_pruning(graph, scores, target_macs=0.5).remarks
     ('target_macs=0.5: 50.5% of MACs left, at ratio 0.3437',)
     """
-    limits = make_limits(
-        graph,
-        pruning_ratio,
-        {"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
-        global_pruning=global_pruning,
-        ignored_layers=ignored_layers,
-        round_to=round_to,
-        max_pruning_ratio=max_pruning_ratio,
-        model=model,
-        example_inputs=example_inputs,
-    )
+    targets = {"macs": target_macs, "parameters": target_parameters, "latency": target_latency}
+    bounds = (global_pruning, ignored_layers, round_to, max_pruning_ratio)
+    limits = make_limits(graph, pruning_ratio, targets, *bounds, model, example_inputs)
     return plan_within(graph, check_scores(graph, scores), limits)
 
 
@@ -156,17 +148,9 @@ def prune(
             (:meth:`~dgprune_lite.pruning.plans.PruningPlan.apply`).
     """
     domains, inputs, graph = traced(model, data, example_inputs)
-    limits = make_limits(
-        graph,
-        pruning_ratio,
-        {"macs": target_macs, "parameters": target_parameters, "latency": target_latency},
-        global_pruning=global_pruning,
-        ignored_layers=ignored_layers,
-        round_to=round_to,
-        max_pruning_ratio=max_pruning_ratio,
-        model=model,
-        example_inputs=inputs,
-    )
+    targets = {"macs": target_macs, "parameters": target_parameters, "latency": target_latency}
+    bounds = (global_pruning, ignored_layers, round_to, max_pruning_ratio)
+    limits = make_limits(graph, pruning_ratio, targets, *bounds, model, inputs)
     reading = Reading(batch_size, precision, workers, logits, progress)
     scores = score_on(model, graph, domains, criterion, options, reading)
     plan = plan_within(graph, check_scores(graph, scores), limits)

@@ -31,15 +31,13 @@ def report(
     Args:
         model: The whole network.
         small: The pruned one.
-        example_inputs: The batch to time, or a tuple of several inputs. Its size matters: a
-            network that is faster on 32 images need not be on 1.
+        example_inputs: The batch to time, or a tuple of several inputs.
         rounds: Timed passes of each network, in turn; at least 1.
 
     Returns:
-        One row a measure: ``parameters``; ``MACs`` (multiply-accumulates of convolutions and
-        matrix products, for the batch); ``file size (bytes)`` (of all tensors of the state dict);
-        ``CPU latency (ms)`` and, where there is a GPU, ``CUDA latency (ms)``, for the batch.
-        Columns ``model``, ``small`` and ``left``, the second over the first.
+        One row a measure: ``parameters``; ``MACs`` (multiply-accumulates for the batch); ``file
+        size (bytes)`` (of the state dict's tensors); ``CPU latency (ms)`` and, where there is a
+        GPU, ``CUDA latency (ms)``. Columns ``model``, ``small`` and ``left``, their quotient.
 
     Raises:
         TypeError: Something else than networks and tensors.

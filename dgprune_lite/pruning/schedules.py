@@ -75,17 +75,9 @@ def prune_iteratively(
     """
     steps = whole_number("steps", steps, 1)
     domains, inputs, graph = traced(model, data, example_inputs)
-    limits = make_limits(
-        graph,
-        pruning_ratio,
-        {"macs": target_macs, "parameters": target_parameters},
-        global_pruning=global_pruning,
-        ignored_layers=ignored_layers,
-        round_to=round_to,
-        max_pruning_ratio=max_pruning_ratio,
-        model=model,
-        example_inputs=inputs,
-    )
+    targets = {"macs": target_macs, "parameters": target_parameters}
+    bounds = (global_pruning, ignored_layers, round_to, max_pruning_ratio)
+    limits = make_limits(graph, pruning_ratio, targets, *bounds, model, inputs)
     reading = Reading(batch_size, precision, workers, logits, progress)
 
     def walk() -> Iterator[tuple[nn.Module, PruningPlan]]:

@@ -86,8 +86,6 @@ def kept_filters(size: int, ratio: float) -> int:
 
 def check_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Tensor:
     """All scores as float64 (M,) on the CPU, or an error that names the group that is wrong."""
-    if not isinstance(graph, ChannelGraph):
-        raise TypeError(f"graph is {graph!r:.80}, expected what trace_channels returned")
     if not isinstance(scores, Mapping):
         raise TypeError(f"scores is {scores!r:.80}, expected what score returned: group to tensor")
     for name, value in scores.items():

@@ -45,15 +45,12 @@ def ablated_losses(
         whole_run = partial(_whole_run, model, graph, images)
         output_without = whole_run if parts.whole else parts.output_without
         losses = []
-        for unit in [NO_FILTER, *(range(graph.num_filters) if filters is None else filters)]:
+        # -2 is the number of no filter; -1 stands for channels that are fixed.
+        for unit in [-2, *(range(graph.num_filters) if filters is None else filters)]:
             found = find_logits(output_without(unit), logits)
             losses.append(F.cross_entropy(found, labels, reduction="none").double().sum())
     totals = torch.stack(losses).cpu()  # once for all: a GPU is kept waiting each time
     return totals[0], totals[1:]
-
-
-NO_FILTER = -2
-"""The number of no filter; -1 stands for channels that are fixed."""
 
 
 @dataclass(frozen=True)

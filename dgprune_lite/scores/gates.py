@@ -56,7 +56,7 @@ def gate_gradients_per_image(
         model: The network that ``graph`` was traced from.
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`; M filters.
         images: (n, channels, height, width), in the type of the weights and on their device.
-        labels: int64 (n,), from 0 to classes - 1, on the same device.
+        labels: int64 (n,), on the same device.
         where: What error messages call these images.
         precision: As for :func:`~dgprune_lite.scores.risks.domain_statistics`, also ``logits``.
 

@@ -172,9 +172,7 @@ def domain_statistics(
             with a warning if this size was asked for.
         precision: "float32" runs the network as it is; "bfloat16", or on CUDA "float16", with
             autocast. Losses and sums are float32 or float64 in any case.
-        workers: Processes that read images from data sets not held in memory; 0 for none.
-        logits: How to get logits from what the network returns, see
-            :func:`~dgprune_lite.networks.evaluation.evaluate`.
+        workers: As for :func:`~dgprune_lite.networks.evaluation.evaluate`, also ``logits``.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -190,12 +188,11 @@ def domain_statistics(
     Source: gates as in Molchanov et al. 2017 (first order) and Theis et al. 2018 (Fisher), here
     kept apart by domain; chapter 5.
 
-    >>> import torch, dgprune_lite as dg
-    >>> model = dg.build_model("digits_cnn", width=4)
-    >>> graph = dg.trace_channels(model, torch.zeros(1, 3, 28, 28))
+    >>> import dgprune_lite as dg
     >>> split = dg.leave_one_domain_out(dg.DigitsLite(), test_env="syn", seed=0)
-    >>> few = {name: torch.utils.data.Subset(part, range(8)) for name, part in split.val.items()}
-    >>> dg.domain_statistics(model, graph, few).fisher.shape
+    >>> model = dg.build_model("digits_cnn", width=4)
+    >>> graph = dg.trace_channels(model, split.example_inputs)
+    >>> dg.domain_statistics(model, graph, split.val).fisher.shape
     torch.Size([3, 20])
     """
     check_graph(model, graph)
