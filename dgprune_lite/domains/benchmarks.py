@@ -51,9 +51,9 @@ class PACS(MultipleEnvironmentImageFolder):
         limit: int | None = None,
         seed: int = 0,
     ) -> Self:
-        """Open PACS from the Hugging Face hub, by way of its library ``datasets`` (extra ``hub``).
+        """Open PACS from the Hugging Face hub, as from a folder up to the order of images.
 
-        The first call downloads the images (about 200 MB); later ones find them in the cache.
+        The first call of its library ``datasets`` (extra ``hub``) downloads about 200 MB.
 
         Args:
             repository: A data set of the hub, or a local folder with its parquet files. Its columns
@@ -62,17 +62,13 @@ class PACS(MultipleEnvironmentImageFolder):
             cache_dir: Where ``datasets`` keeps its files; None for its default.
             image_size: As for ``MultipleEnvironmentImageFolder``, also ``limit`` and ``seed``.
 
-        Returns:
-            The data set, the same as from a folder up to the order of images.
-
         Raises:
             ImportError: The library ``datasets`` is missing.
             ConnectionError: The hub cannot be reached and the cache does not have the images.
             ValueError: A column, a domain or a class is missing or unknown.
         """
         dataset = cls.__new__(cls)
-        source = str(repository), revision, None if cache_dir is None else str(cache_dir)
-        domains = open_hub(*source, folders=cls.FOLDERS, class_names=cls.class_names)
+        domains = open_hub(repository, revision, cache_dir, cls.FOLDERS, cls.class_names)
         dataset._hold(domains, image_size, limit, seed)
         return dataset
 
@@ -81,7 +77,7 @@ class VLCS(MultipleEnvironmentImageFolder):
     """Five things in four photo collections: 10 729 images.
 
     C: Caltech101 (1415 images), L: LabelMe (2656), S: SUN09 (3282), V: VOC2007 (3376), in the
-    folder ``VLCS/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors.
+    folder ``VLCS/``. Arguments and errors are those of ``PACS``.
 
     Source: Fang, Xu and Rockmore, "Unbiased metric learning: on the utilization of multiple
     datasets and web images for softening bias", ICCV 2013.
@@ -98,7 +94,7 @@ class OfficeHome(MultipleEnvironmentImageFolder):
     """Things of office and home, 65 classes in four styles: 15 588 images.
 
     A: Art (2427 images), C: Clipart (4365), P: Product (4439), R: Real World (4357), in the folder
-    ``office_home/``. See ``MultipleEnvironmentImageFolder`` for arguments and errors.
+    ``office_home/``. Arguments and errors are those of ``PACS``.
 
     Source: Venkateswara et al., "Deep hashing network for unsupervised domain adaptation", CVPR
     2017.
@@ -124,8 +120,8 @@ class TerraIncognita(MultipleEnvironmentImageFolder):
     """Animals before the cameras of four places, ten classes: 24 330 images.
 
     L100: location_100 (4741 images), L38: location_38 (9736), L43: location_43 (3970), L46:
-    location_46 (5883), in the folder ``terra_incognita/`` (24 788 images in DomainBed's published
-    tables). See ``MultipleEnvironmentImageFolder`` for arguments and errors.
+    location_46 (5883), in the folder ``terra_incognita/`` (DomainBed's tables are about 24 788).
+    Arguments and errors are those of ``PACS``.
 
     Source: Beery, Van Horn and Perona, "Recognition in terra incognita", ECCV 2018; places and
     classes as chosen by DomainBed.

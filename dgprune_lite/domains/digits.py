@@ -39,16 +39,14 @@ class DigitsLite(MultipleDomainDataset):
     - syn: printed digits, many typefaces, rotated, coloured, noisy, 2400
 
     Each domain is a ``TensorDataset`` of images float32 (n, 3, 28, 28) in [0, 1] and labels int64
-    (n,), balanced over the classes and in shuffled order. No image appears in two domains. Every
-    ``DigitsLite()`` holds tensors of its own: changing them leaves the next one intact.
+    (n,), balanced over the classes and in shuffled order. No image appears in two domains.
 
     Raises:
         FileNotFoundError: The package lacks its data file.
         ValueError: The data file is damaged.
 
-    Source: MNIST (LeCun et al. 1998); MNIST-M after Ganin et al., "Domain-adversarial training of
-    neural networks", JMLR 2016; optdigits (Alpaydin and Kaynak 1998); syn after the Synth Digits of
-    Ganin and Lempitsky, ICML 2015. See data/README.md.
+    Source: MNIST (LeCun et al. 1998), MNIST-M (Ganin et al., JMLR 2016), optdigits (Alpaydin and
+    Kaynak 1998), Synth Digits (Ganin and Lempitsky, ICML 2015); see data/README.md.
 
     >>> digits = DigitsLite()
     >>> digits

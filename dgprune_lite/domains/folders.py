@@ -51,7 +51,6 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         FileNotFoundError: The folder, a domain, a class or the images of a class are missing.
         ValueError: A class folder does not belong there, images are unreadable (all are named), or
             a setting is out of range.
-        TypeError: A size, limit or seed is not a whole number.
 
     Source: The class of this name in DomainBed (Gulrajani and Lopez-Paz, ICLR 2021).
 
@@ -84,10 +83,8 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
     ) -> None:
         name, folder = type(self).__name__, Path(root).expanduser()
         if check not in CHECKS:
-            raise ValueError(
-                f"check is {check!r}; expected one of {', '.join(CHECKS)}."
-                + nearest_name(check, CHECKS)
-            )
+            near = nearest_name(check, CHECKS)
+            raise ValueError(f"check is {check!r}; expected one of {', '.join(CHECKS)}.{near}")
         if self.ROOT and (folder / self.ROOT).is_dir():
             folder = folder / self.ROOT
         files = self._read_folders(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,14 @@ COLUMNS = ("image", "domain", "label")
 
 
 def open_hub(
-    repository: str,
+    repository: str | os.PathLike[str],
     revision: str | None,
-    cache_dir: str | None,
-    *,
+    cache_dir: str | os.PathLike[str] | None,
     folders: Mapping[str, str],
     class_names: tuple[str, ...],
 ) -> dict[str, ImageDomain]:
     """The ``ImageDomain`` of each domain, whose rows are decoded when asked for."""
+    repository, cache_dir = str(repository), None if cache_dir is None else str(cache_dir)
     require("reading from the Hugging Face hub", "datasets", extra="hub")
     from datasets import concatenate_datasets, load_dataset
 

@@ -62,7 +62,6 @@ class RotatedMNIST(_MNISTVariant):
 
     Raises:
         ConnectionError: MNIST cannot be downloaded.
-        TypeError: ``seed`` is not a whole number.
         ValueError: ``seed`` is negative, a file is damaged, or there is no ``root`` to download to.
 
     Source: Ghifary et al., "Domain generalization for object recognition with multi-task

@@ -80,7 +80,6 @@ def leave_one_domain_out(
     Raises:
         ValueError: An unknown domain, a number out of range, a dataset of one domain, or a source
             domain with fewer than two images.
-        TypeError: ``seed`` is not a whole number.
 
     Source: The protocol of DomainBed (Gulrajani and Lopez-Paz, "In search of lost domain
     generalization", ICLR 2021).
@@ -105,19 +104,15 @@ def leave_one_domain_out(
         )
     train: dict[str, Dataset] = {}
     val: dict[str, Dataset] = {}
-    for name in dataset:
-        if name == target_name:
-            continue
+    for name in (name for name in dataset if name != target_name):
         source = dataset[name]
         total = count(source, name, least=2)  # one to learn from and one to hold out
         held_out = min(max(round(holdout_fraction * total), 1), total - 1)
         order = domain_permutation(name, total, seed)
         train[name] = _subset(dataset.for_training(name), order[held_out:])
         val[name] = _subset(source, order[:held_out])
-    return Split(
-        target_name, seed, train, val, dataset[target_name],
-        num_classes=dataset.num_classes, input_shape=dataset.input_shape,
-    )  # fmt: skip
+    target, classes = dataset[target_name], dataset.num_classes
+    return Split(target_name, seed, train, val, target, classes, dataset.input_shape)
 
 
 def _subset(dataset: Dataset, indices: Tensor) -> Dataset:

@@ -15,9 +15,7 @@ from dgprune_lite.checks import whole_number
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What a figure consists of, in hundredths of the frame: ("ellipse", left, top, right, bottom) or
-# ("polygon", x, y, x, y, ...).
-Part = tuple[str, tuple[int, ...]]
+Part = tuple[str, tuple[int, ...]]  # a method of the pen; x, y, x, y, ... in hundredths
 
 
 def _legs(top: int, *lefts: int) -> list[Part]:
@@ -76,7 +74,6 @@ def draw_tiny_pacs(
 
     Raises:
         FileExistsError: There is a folder ``PACS`` already (it could hold the real images).
-        TypeError: A number is not whole.
         ValueError: A number is out of range.
 
     >>> import tempfile

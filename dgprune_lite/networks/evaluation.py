@@ -40,8 +40,7 @@ def evaluate(
     """Measure a network on every domain, in evaluation mode and without gradients.
 
     Args:
-        model: Network from images (batch, channels, height, width) to logits (batch, classes); left
-            as found.
+        model: Network from images (batch, channels, height, width) to logits (batch, classes).
         data: A ``Split``, of which the held-out part of each source domain and the whole unseen
             domain are measured; or domain name to dataset, all of which count as in-domain.
         batch_size: Images at a time; no influence on the result but rounding.
@@ -115,14 +114,12 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
             f"the table has no column {missing[0]!r}, only {list(frame.columns)}; "
             f"expected one that `evaluate` returned"
         )
-    in_domain = float(frame.loc[frame["role"] == "in-domain", "accuracy"].mean())
-    unseen = float(frame.loc[frame["role"] == "unseen", "accuracy"].mean())
-    return {
-        "in_domain": in_domain,
-        "unseen": unseen,
-        "worst": float(frame["accuracy"].min()),
-        "gap": in_domain - unseen,
-    }
+    in_domain, unseen = (
+        float(frame.loc[frame["role"] == role, "accuracy"].mean())
+        for role in ("in-domain", "unseen")
+    )
+    worst = float(frame["accuracy"].min())
+    return {"in_domain": in_domain, "unseen": unseen, "worst": worst, "gap": in_domain - unseen}
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:

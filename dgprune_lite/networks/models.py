@@ -135,7 +135,6 @@ def build_model(
     Raises:
         ValueError: An unknown name, a number out of range, a setting that the network does not
             have, or weights that are unknown, damaged or do not fit.
-        TypeError: A size or a seed is not a whole number.
         ConnectionError: Pretrained weights are not downloaded yet and cannot be.
         FileNotFoundError: There is no such file of weights.
 

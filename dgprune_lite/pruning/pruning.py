@@ -43,8 +43,7 @@ def plan_pruning(
 
     Args:
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
-        scores: Group name to (filters,), from :func:`~dgprune_lite.scores.criteria.score`. High:
-            keep.
+        scores: Group name to (filters,), from :func:`~dgprune_lite.scores.criteria.score`.
         pruning_ratio: Share of filters to remove, in [0, 1); 0.5 where neither it nor a target is
             given. Each group of n filters keeps round(n·(1 - ratio)), and at least one. Or a dict
             of such shares by layer name, block or pattern, ``{"layer1.*": 0.3, "layer4": 0.6}``,
@@ -52,30 +51,25 @@ def plan_pruning(
         global_pruning: Rank all filters of the network together (with a dict: all that share a
             pattern); scores must then be comparable between groups.
         ignored_layers: Names of modules, of blocks that hold them, patterns such as
-            ``"layer?.0.*"``, modules, or types of modules; they keep all their channels. The
-            network's outputs always do.
+            ``"layer?.0.*"``, modules, or types of modules; they keep all their channels.
         round_to: Kept widths become the nearest multiple of it, such as 8, or stay whole.
         max_pruning_ratio: The largest share that any group may lose, in [0, 1].
         target_macs: Share of multiply-accumulates to be *left*, in (0, 1], in place of a ratio,
-            which is found by bisection. Met within 1 % of the whole where whole widths allow;
-            ``plan.remarks`` says what was reached.
+            which is found by bisection; ``plan.remarks`` says what was reached.
         target_parameters: The same for parameters.
         target_latency: The same for the median time of one pass on ``example_inputs``, here.
         model: The traced network, for modules or types in ``ignored_layers`` or a latency.
         example_inputs: A batch on the model's device, for a latency.
 
     Returns:
-        The :class:`~dgprune_lite.pruning.plans.PruningPlan`. Equal scores go in order of the
-        filters' numbers. ``plan.notes`` says for every group that keeps another number than its
-        ratio asks for, why.
+        The :class:`~dgprune_lite.pruning.plans.PruningPlan`, whose ``notes`` say why a group keeps
+        another number than its ratio asks for. Equal scores go in order of the filters' numbers.
 
     Raises:
         TypeError: Arguments of another kind.
         ValueError: A ratio outside [0, 1), scores that do not fit the graph, a pattern that
             fits no layer, a ratio together with a target, a network of which no filter can go.
-
-    Warns:
-        UserWarning: Fewer than half of the convolutions' filters can go at all.
+            (If fewer than half of the convolutions' filters can, a warning says so.)
 
     >>> import torch, dgprune_lite as dg
     >>> model = dg.build_model("digits_cnn", width=8)

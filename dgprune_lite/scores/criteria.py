@@ -55,8 +55,8 @@ def score(
             risk_objective, worst_domain, bn_scale_and_risk, or one you registered.
         model: The network that ``graph`` was traced from; only read.
         graph: From :func:`~dgprune_lite.channels.graph.trace_channels`.
-        stats: From :func:`~dgprune_lite.scores.risks.domain_statistics`, on source domains; not
-            needed by random, l1, l2, bn_scale and fpgm.
+        stats: From :func:`~dgprune_lite.scores.risks.domain_statistics`, on source domains;
+            random, l1, l2, bn_scale and fpgm need none.
         options: Passed to the criterion, such as ``order="exact"`` for risk_variance.
 
     Returns:

@@ -47,8 +47,7 @@ def distributed_statistics(
     head of this file shows. Without ``init_process_group`` it is `domain_statistics`.
 
     Args:
-        model: The network, on this process's device.
-        graph: Its channels.
+        model: The network, on this process's device; ``graph`` its channels.
         data: Domain name to the *whole* data set, from which each process reads its images only.
         order: As in :func:`~dgprune_lite.scores.risks.domain_statistics`.
         group: The processes; all by default.
