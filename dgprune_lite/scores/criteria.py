@@ -135,8 +135,8 @@ def _power_sums(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """For every layer with filters: their units and Σ |weight|^power, float64 (channels,)."""
     for units, rows in _filters(model, graph):
-        step = max(1, 2**18 // rows.shape[1])  # so many fit the cache in float64
-        blocks = [block.double().abs().pow(power).sum(1) for block in rows.split(step)]
+        step = max(1, 2**16 // rows.shape[1])  # few: memory that is asked for anew is slow
+        blocks = [block.double().abs_().pow_(power).sum(1) for block in rows.split(step)]
         yield units, torch.cat(blocks)
 
 
