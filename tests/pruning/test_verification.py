@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from networks import assert_same, fingerprint, network
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -195,16 +196,28 @@ def test_a_network_that_returns_nothing_to_compare_is_refused():
         plan.apply(Returning(lambda y: None))
 
 
+@pytest.fixture
+def process_group():
+    """One process that is a group by itself."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 @pytest.mark.parametrize(
     ("wrap", "inside"),
     [
         (nn.DataParallel, "model.module"),
+        (nn.parallel.DistributedDataParallel, "model.module"),
         (torch.optim.swa_utils.AveragedModel, "model.module"),
         (lambda model: torch.compile(model, backend="eager"), "model._orig_mod"),
         (lambda model: torch.jit.trace(model, IMAGES), "prune the network that it was made from"),
+        (torch.jit.script, "prune the network that it was made from"),
     ],
 )
-def test_wrapped_networks_are_refused_with_the_way_to_the_network_inside(wrap, inside, tmp_path):
+def test_wrapped_networks_are_refused_with_the_way_to_the_network_inside(
+    wrap, inside, tmp_path, process_group
+):
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(216, 4)).eval()
     graph, plan = plan_for(model, IMAGES)
     small, wrapped = plan.apply(model), wrap(model)
