@@ -154,8 +154,9 @@ def _entries(tensor: Tensor, rows: Tensor, without: Sequence[int]) -> Tensor:
 
 def _others(indices: Sequence[int], size: int, device: torch.device) -> Tensor:
     """All of ``size`` indices but these, or an IndexError."""
-    if wrong := [index for index in indices if not 0 <= index < size]:
-        raise IndexError(f"{size} entries along an axis that is to lose number {wrong[0]}")
+    if indices and not 0 <= min(indices) <= max(indices) < size:
+        wrong = next(index for index in indices if not 0 <= index < size)
+        raise IndexError(f"{size} entries along an axis that is to lose number {wrong}")
     keep = np.ones(size, dtype=bool)
     keep[list(indices)] = False
     return torch.from_numpy(np.flatnonzero(keep)).to(device)
