@@ -5,8 +5,6 @@ channel it belongs to. Convolutions and linear layers make fresh ids, shape oper
 about, additions unite them (``rules`` holds one short rule per function). Connected ids are one
 *filter* that can only be kept or removed whole; filters that share the same producing layers form a
 *filter group*. All that surgery needs (which rows of which weight go) is then read off the ids.
-
-What this module does not do: it never changes the model, and it knows nothing of scores.
 """
 
 from __future__ import annotations
@@ -48,12 +46,10 @@ class Layer:
     def widths(self, removed: np.ndarray | None = None) -> tuple[int, int]:
         """Entries left on the output and the weight's input axis; ``removed``: bool (filters,)."""
 
-        def left(units: np.ndarray | None) -> int:
-            if units is None:
-                return 1
-            return len(units if removed is None else np.flatnonzero(keep_mask(units, removed)))
+        def left(units: np.ndarray) -> int:
+            return len(units) if removed is None else int(keep_mask(units, removed).sum())
 
-        return left(self.out_units), left(self.in_units)
+        return left(self.out_units), 1 if self.in_units is None else left(self.in_units)
 
     def size(self, removed: np.ndarray | None = None) -> tuple[int, int]:
         """Parameters and multiply-accumulates per image that are left."""
@@ -143,23 +139,16 @@ class ChannelGraph:
 
 def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """Which entries stay: those that are fixed (-1) or whose filter is not ``removed``."""
-    return np.concatenate([~removed, _STAYS])[units]  # -1 is the last entry
-
-
-_STAYS = np.ones(1, dtype=bool)
+    return np.append(~removed, True)[units]  # -1 is the last entry
 
 
 def weight_of(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
-    """The weight of a layer, or the parameter of that name itself; KeyError where none is.
-
-    ``modules`` are the network's, by name.
-    """
+    """The weight of a layer, or the parameter of that name itself; KeyError where none is."""
     owner, _, key = name.rpartition(".")
     if name in modules:
         weight = getattr(modules[name], "weight", None)
         return weight if isinstance(weight, Tensor) else None
-    own = modules[owner]
-    return (own._parameters | own._buffers)[key]
+    return (modules[owner]._parameters | modules[owner]._buffers)[key]
 
 
 def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
@@ -172,11 +161,9 @@ def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
         except KeyError:
             found = None
         if found != tuple(expected):
-            return (
-                f"its layer {name!r} has a weight of shape {tuple(expected)}, in this "
-                f"{type(model).__name__} it "
-                + ("is not there" if found is None else f"has shape {found}")
-            )
+            has = "is not there" if found is None else f"has shape {found}"
+            kind, shape = type(model).__name__, tuple(expected)
+            return f"its layer {name!r} has a weight of shape {shape}, in this {kind} it {has}"
     return None
 
 
@@ -184,9 +171,9 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
     """Find the filters of ``model`` that can be removed exactly, and what goes with each.
 
     Args:
-        model: Any network that runs. It is run on the example twice, in evaluation and in
-            training mode, without gradients, and left as found. Where it has more layers in
-            training (auxiliary heads), these are followed, too.
+        model: Any network that runs. It is run on the example in evaluation mode, without
+            gradients, and left as found. Where its code asks for the mode, it is run in training
+            mode, too: it may have more layers there, such as auxiliary heads.
         example_inputs: One input batch, such as float32 (1, 3, 28, 28), or a tuple of several.
 
     Returns:
@@ -217,10 +204,7 @@ def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
 
 
 def filters_first(module: nn.Module, tensor: Tensor) -> Tensor:
-    """View a layer's weight as (outputs, inputs of a group, ...), also a transposed convolution's.
-
-    Tensors with one axis, such as a bias, stay as they are.
-    """
+    """View a layer's weight as (outputs, inputs of a group, ...); a bias stays as it is."""
     if tensor.ndim > 1 and isinstance(module, nn.modules.conv._ConvTransposeNd):
         return tensor.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
     return tensor
@@ -233,67 +217,53 @@ def _read_off(tape: Tape) -> ChannelGraph:
     for i, reason in tape.reasons.items():
         why.setdefault(int(root[i]), reason)
     producers = {
-        name: root[r.out.numpy()]
-        for name, r in tape.records.items()
-        if r.kind in ("conv", "linear")
+        name: root[record.out.numpy()]
+        for name, record in tape.records.items()
+        if record.kind in ("conv", "linear")
     }
-    members = _members(producers, why, len(root))
-    groups, unit_of_root, start, seen = {}, np.full(len(root), -1), 0, Counter[str]()
-    for layer_names, filters in members.items():
-        first = layer_names[0]
-        seen[first] += 1
-        name = first if seen[first] == 1 else f"{first}#{seen[first]}"
-        groups[name] = FilterGroup(name, start, len(filters), layer_names)
-        unit_of_root[filters] = np.arange(start, start + len(filters))
-        start += len(filters)
+    groups, unit_of_root = _groups(producers, why, len(root))
     unit = unit_of_root[root]  # id to filter, -1 where fixed
-
-    layers = {
-        name: Layer(
-            name=name,
-            kind=r.kind,
-            out_units=unit[r.out.numpy()],
-            in_units=None if r.into is None else unit[r.into.numpy()],
-            weight_shape=r.weight_shape,
-            has_bias=r.has_bias,
-            positions=r.positions,
-            counted=r.counted,
-        )
-        for name, r in tape.records.items()
-    }
-    for name, key, tensor, rows in tape.loose_rows():
+    layers = {}
+    for name, r in tape.records.items():
+        own, weight = tape.own(name), weight_of(tape.modules, name)
+        out, into = unit[r.out.numpy()], None if r.into is None else unit[r.into.numpy()]
+        shape = () if weight is None else tuple(weight.shape)
+        buffers = tape.modules[name]._buffers.values()
+        counted = weight is None or not any(weight is buffer for buffer in buffers)
+        layers[name] = Layer(name, r.kind, out, into, shape, "bias" in own, r.positions, counted)
+    for name, tensor, rows in tape.loose_rows():
         if (unit[rows] >= 0).any():
-            name = f"{name}.{key}" if name else key
-            layers[name] = Layer(
-                name, "parameter", unit[rows], None, tuple(tensor.shape), False, 0,
-                counted=isinstance(tensor, nn.Parameter),
-            )  # fmt: skip
+            shape, counted = tuple(tensor.shape), isinstance(tensor, nn.Parameter)
+            layers[name] = Layer(name, "parameter", unit[rows], None, shape, False, 0, counted)
     skipped, partly = {}, {}
     for name, roots in producers.items():
         fixed = int((layers[name].out_units < 0).sum())
-        if fixed:
-            reason = next((why[r] for r in roots.tolist() if r in why), _OF_THE_INPUT)
-            if fixed == len(roots):
-                skipped[name] = reason
-            else:
-                partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
-    for name, module in tape.modules.items():  # parameters that no rule knows of
-        own = [
-            f"{name}.{key}".lstrip(".") for key, p in module._parameters.items() if p is not None
-        ]
-        if own and name not in layers and not layers.keys() & set(own):
+        if not fixed:
+            continue
+        reason = next((why[r] for r in roots.tolist() if r in why), _OF_THE_INPUT)
+        if fixed == len(roots):
+            skipped[name] = reason
+        else:
+            partly[name] = f"{fixed} of its {len(roots)} channels stay: {reason}"
+    for name, module in tape.modules.items():
+        names = {f"{name}.{k}".lstrip(".") for k, p in module._parameters.items() if p is not None}
+        if names and not layers.keys() & {name, *names}:
             skipped[name] = _unknown(module, name in tape.called)
-    gates = tuple(name for name in tape.used_gates if (layers[name].out_units >= 0).any())
-    parameters = sum(parameter.numel() for parameter in tape.model.parameters())
     return ChannelGraph(
-        groups, skipped, layers, gates, parameters, partly, other_macs=tape.other_macs
+        groups,
+        skipped,
+        layers,
+        gates=tuple(name for name in tape.used_gates if (layers[name].out_units >= 0).any()),
+        parameters=sum(parameter.numel() for parameter in tape.model.parameters()),
+        partly=partly,
+        other_macs=tape.other_macs,
     )
 
 
-def _members(
+def _groups(
     producers: Mapping[str, np.ndarray], why: dict[int, str], ids: int
-) -> dict[tuple[str, ...], np.ndarray]:
-    """The free filters by the layers that make them; a group's only filter must stay."""
+) -> tuple[dict[str, FilterGroup], np.ndarray]:
+    """The free filters by the layers that make them, and each root's filter, -1 where fixed."""
     made_by = np.zeros(ids, dtype=np.int64)  # number of an entry of `makers`
     makers: list[tuple[str, ...]] = [()]
     for name, roots in producers.items():
@@ -303,16 +273,19 @@ def _members(
     free = np.concatenate([*producers.values(), np.array([FIXED])])
     free = free[np.sort(np.unique(free, return_index=True)[1])]  # in the network's order
     free = free[~np.isin(free, [FIXED, *why])]
-    members = {}
+    groups, unit, start, seen = {}, np.full(ids, -1), 0, Counter[str]()
     for number in dict.fromkeys(made_by[free].tolist()):
-        filters = free[made_by[free] == number]
-        if len(filters) > 1:
-            members[makers[number]] = filters
-        else:
-            together = ", ".join(makers[number])
-            alone = f"the channels of {together} go only all at once, and some must stay"
+        layers, filters = makers[number], free[made_by[free] == number]
+        if len(filters) == 1:
+            alone = f"the channels of {', '.join(layers)} go only all at once, and some must stay"
             why[int(filters[0])] = alone
-    return members
+            continue
+        seen[layers[0]] += 1
+        name = layers[0] if seen[layers[0]] == 1 else f"{layers[0]}#{seen[layers[0]]}"
+        groups[name] = FilterGroup(name, start, len(filters), layers)
+        unit[filters] = np.arange(start, start + len(filters))
+        start += len(filters)
+    return groups, unit
 
 
 _OF_THE_INPUT = "it filters channels of the input, which stay"

@@ -8,6 +8,7 @@ expanded (stride 0), so a feature map costs one number a channel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -26,43 +27,60 @@ OUTPUTS = (
 )  # fmt: skip
 INPUTS = ("in_channels", "in_features")
 """Attributes in which layers state how many channels they make and read; surgery changes them."""
+ALONE = "it shares its channels with fixed values"
 
 
-@dataclass
+@dataclass(eq=False)
 class Value:
-    """What an activation carries besides its numbers.
-
-    ``zero``: whether its elements are exactly 0 once their filter's gates are 0.
-    ``gates``: the modules whose gates make it so.
-    """
+    """What an activation carries besides its numbers."""
 
     ids: Tensor  # int64, the activation's shape; stride 0 along axes on which ids do not vary
-    zero: bool = True
-    gates: frozenset[str] = frozenset()
+    zero: bool = True  # whether its elements are exactly 0 once their filter's gates are 0
+    gates: frozenset[str] = frozenset()  # the modules whose gates make it so
     constant: bool = False  # whether it is computed from parameters alone, which have no gates
     written: Tensor | None = None  # ids of what was written to its memory, as another tensor
 
-    def moved(self, ids: Tensor) -> Value:
-        """The same elements in other places."""
-        return Value(ids, self.zero, self.gates, self.constant)
+    def __post_init__(self) -> None:
+        if not self.zero:
+            self.gates = frozenset()
+
+    def moved(self, ids: Tensor, zero: bool = True) -> Value:
+        """The same elements in other places; ``zero``: whether zeros among them stay zeros."""
+        return Value(ids, self.zero and zero, self.gates, self.constant)
 
     @cached_property
     def carries(self) -> bool:
         """Whether any of its elements belong to a removable channel."""
-        return bool(squeeze_constant(self.ids).numpy().any())
+        return bool(squeeze_constant(self.ids).any())
+
+
+def fixed(tensor: Tensor) -> Value:
+    """The value of something that holds no removable channel."""
+    return Value(torch.zeros((), dtype=torch.int64).expand(tensor.shape))
+
+
+def together(ids: Tensor, values: Sequence[Value]) -> Value:
+    """A value made of all elements of several others."""
+    gates = frozenset[str]().union(*(value.gates for value in values))
+    return Value(ids, all(v.zero for v in values), gates, all(v.constant for v in values))
 
 
 @dataclass
 class Record:
-    """What is known of one layer while the network is followed; see ``graph.Layer``."""
+    """What is known of one layer while the network is followed."""
 
     kind: Kind
     out: Tensor  # int64 (output channels,)
     into: Tensor | None  # int64 (entries of the weight's input axis,)
-    weight_shape: tuple[int, ...]
-    has_bias: bool
-    positions: int
-    counted: bool = True
+    positions: int  # see `graph.Layer`
+
+    @property
+    def sides(self) -> list[Tensor]:
+        """The ids on both of its sides."""
+        return [self.out] if self.into is None else [self.out, self.into]
+
+
+ONE = Fraction(1)
 
 
 class Width(int):
@@ -77,58 +95,46 @@ class Width(int):
     source: tuple[str, str]  # module and attribute that it was read from
     factor: Fraction
 
-    @classmethod
-    def of(
+    def __new__(
         cls, flow: Ids, number: int, ids: Tensor | None, source: tuple[str, str] = ("", ""),
-        factor: Fraction | int = 1,
+        factor: Fraction = ONE,
     ) -> Width:  # fmt: skip
-        self = cls(number)
-        self.flow, self.ids, self.source, self.factor = flow, ids, source, Fraction(factor)
+        self = super().__new__(cls, number)
+        self.flow, self.ids, self.source, self.factor = flow, ids, source, factor
         return self
 
     def times(self, factor: Fraction) -> int:
         number = Fraction(int.__int__(self)) * factor
         if number.denominator > 1 or factor <= 0:
             return self.spoilt(int(number))
-        return Width.of(self.flow, int(number), self.ids, self.source, self.factor * factor)
+        return Width(self.flow, int(number), self.ids, self.source, self.factor * factor)
 
     def spoilt(self, result: Any) -> Any:
         self.flow.follow_later(None, self, "the code computes with how many they are")
         return result
 
-    def __mul__(self, by: Any) -> Any:
-        if type(by) is int:
-            return self.times(Fraction(by))
-        return self.spoilt(
-            NotImplemented if not isinstance(by, (int, float)) else int.__int__(self) * by
-        )
 
-    __rmul__ = __mul__
-
-    def __floordiv__(self, by: Any) -> Any:
-        if type(by) is int and by > 0 and int.__int__(self) % by == 0:
-            return self.times(Fraction(1, by))
-        return self.spoilt(int.__floordiv__(self, by))
-
-    def __mod__(self, by: Any) -> Any:  # that it can be divided is asked before it is
-        rest = int.__mod__(self, by)
-        return rest if rest == 0 else self.spoilt(rest)
-
-
-def _spoils(name: str) -> Any:
+def _arithmetic(name: str) -> Any:
     def method(self: Width, *others: Any) -> Any:
         if any(isinstance(other, Tensor) for other in others):  # whose rule locks it
             return NotImplemented
-        return self.spoilt(getattr(int, name)(self, *others))
+        if name in ("__mul__", "__rmul__") and type(others[0]) is int:
+            return self.times(Fraction(others[0]))
+        if name == "__floordiv__" and type(others[0]) is int and others[0] > 0:
+            return self.times(Fraction(1, others[0]))
+        result = getattr(int, name)(self, *others)
+        divides = name == "__mod__" and result == 0  # is asked before it is divided
+        return result if divides else self.spoilt(result)
 
     return method
 
 
 for _name in (
-    "add", "radd", "sub", "rsub", "truediv", "rtruediv", "rfloordiv", "rmod", "divmod", "rdivmod",
-    "pow", "rpow", "neg", "float", "int", "round", "trunc", "floor", "ceil", "lshift", "rshift",
+    "mul", "rmul", "floordiv", "mod", "add", "radd", "sub", "rsub", "truediv", "rtruediv",
+    "rfloordiv", "rmod", "divmod", "rdivmod", "pow", "rpow", "neg", "float", "int", "round",
+    "trunc", "floor", "ceil", "lshift", "rshift",
 ):  # fmt: skip
-    setattr(Width, f"__{_name}__", _spoils(f"__{_name}__"))
+    setattr(Width, f"__{_name}__", _arithmetic(f"__{_name}__"))
 
 
 def squeeze_constant(ids: Tensor) -> Tensor:
@@ -144,6 +150,11 @@ def varies(ids: Tensor, axis: int) -> bool:
         return False
     small = squeeze_constant(ids)
     return bool((small != small.narrow(axis, 0, 1)).any())
+
+
+def axes_of(ids: Tensor) -> list[int]:
+    """The axes along which ids differ."""
+    return [axis for axis in range(ids.ndim) if varies(ids, axis)]
 
 
 class Ids:
@@ -177,14 +188,10 @@ class Ids:
                 root = root[root]
 
     def unite(self, a: Tensor, b: Tensor, reason: str) -> None:
-        """Unite ids pair by pair, as they broadcast.
-
-        ``reason`` is why those paired with FIXED cannot be removed.
-        """
+        """Unite ids pair by pair, as they broadcast; those paired with FIXED stay for a reason."""
         if a is b or (a.shape == b.shape and torch.equal(a, b)):
             return
-        if a.shape != b.shape:
-            a, b = torch.broadcast_tensors(a, b)
+        a, b = torch.broadcast_tensors(squeeze_constant(a), squeeze_constant(b))
         pairs = np.stack([a.reshape(-1).numpy(), b.reshape(-1).numpy()])
         pairs = pairs[:, pairs[0] != pairs[1]]
         fixed = (pairs == FIXED).any(0)
@@ -194,26 +201,25 @@ class Ids:
         if pairs.size:
             self.pairs.append(pairs)
 
-    def unite_along(self, ids: Tensor, axis: int, reason: str) -> None:
-        """Unite all ids that differ only in their position on ``axis``."""
+    def unite_along(self, ids: Tensor, axis: int, reason: str) -> Tensor:
+        """Unite all ids that differ only in their position on ``axis``; gives the first there."""
         if varies(ids, axis):
             small = squeeze_constant(ids)
-            self.unite(small.narrow(axis, 0, 1).expand_as(small), small, reason)
+            self.unite(small.narrow(axis, 0, 1), small, reason)
+        return ids.narrow(axis, 0, min(1, ids.shape[axis]))
 
-    def lock(self, ids: Tensor, reason: str) -> None:
-        for i in np.unique(squeeze_constant(ids).numpy()).tolist():
-            if i != FIXED:
+    def lock(self, ids: Tensor | None, reason: str) -> None:
+        """Have these ids, if any, stay."""
+        if ids is not None:
+            for i in set(squeeze_constant(ids).flatten().tolist()) - {FIXED}:
                 self.reasons.setdefault(i, reason)
 
     def channel_ids(self, ids: Tensor, axis: int) -> Tensor:
         """The ids along ``axis``; channels that meet at one index of it are united."""
         for other in range(ids.ndim):
             if other != axis % ids.ndim and varies(ids, other):
-                self.unite_along(ids, other, "it shares its channels with fixed values")
-                ids = ids.narrow(other, 0, 1)
+                ids = self.unite_along(ids, other, ALONE)
         return ids.as_strided([ids.shape[axis]], [ids.stride(axis)])  # the first elsewhere
-
-    # --- sizes that shrink ---------------------------------------------------------------
 
     def follow_later(self, ids: Tensor | None, width: Width, reason: str) -> None:
         """Have `settle` see that an axis with these ids is as long as ``width``; None: lock it."""
@@ -223,49 +229,24 @@ class Ids:
     def settle(self) -> None:
         """Unite what must be equally many, or lock it; once all layers are known."""
         for ids, width, reason in self.later:
-            counted = width.ids
-            if counted is None:
-                record = self.records.get(width.source[0])
-                if record is None:  # surgery leaves it as it is
-                    counted = torch.zeros(0, dtype=torch.int64)
-                elif width.source[1] in INPUTS and record.into is not None:
-                    counted = record.into
-                else:
-                    counted = record.out
-            if ids is None or not self._as_many(ids, counted, width, reason):
+            counted, record = width.ids, self.records.get(width.source[0])
+            if counted is None and record is None:  # surgery leaves it as it is
+                counted = torch.zeros(0, dtype=torch.int64)
+            elif counted is None and record is not None:
+                counted = record.sides[-1] if width.source[1] in INPUTS else record.out
+            assert counted is not None
+            if ids is not None and self._as_many(ids, counted, width.factor):
+                continue
+            if ids is not None and width.factor == 1 and len(ids) == len(counted):
+                self.unite(ids, counted, reason)
+            else:
                 self.lock(counted, reason)
-                if ids is not None:
-                    self.lock(ids, reason)
+                self.lock(ids, reason)
         self.later.clear()
 
-    def _as_many(self, ids: Tensor, counted: Tensor, width: Width, reason: str) -> bool:
+    def _as_many(self, ids: Tensor, counted: Tensor, factor: Fraction) -> bool:
         root = torch.from_numpy(self.roots())
         have, want = (part.sort().values for part in (root[ids], root[counted]))
-        have = have.repeat_interleave(width.factor.denominator)
-        want = want.repeat_interleave(width.factor.numerator)
-        if torch.equal(have, want):
-            return True
-        if width.factor == 1 and len(ids) == len(counted):
-            self.unite(ids, counted, reason)
-            return True
-        return False
-
-    # --- layers --------------------------------------------------------------------------
-
-    def consume(self, name: str, value: Value, axis: int) -> Tensor:
-        """Ids that a layer reads along ``axis``; they must be exactly zero once gated."""
-        if not value.zero:
-            self.lock(value.ids, f"removing it would leave a constant at the input of {name}")
-        self.used_gates.update(dict.fromkeys(sorted(value.gates)))
-        return self.channel_ids(value.ids, axis)
-
-    def layer(self, name: str, record: Record) -> Tensor:
-        """Record a layer's ids; a module that is called again unites with its first call."""
-        known = self.records.setdefault(name, record)
-        if known is not record:
-            shared = f"{name} is shared, and elsewhere these channels are fixed"
-            self.unite(known.out, record.out, shared)
-            if known.into is not None and record.into is not None:
-                self.unite(known.into, record.into, shared)
-            known.positions += record.positions
-        return known.out
+        return torch.equal(
+            have.repeat_interleave(factor.denominator), want.repeat_interleave(factor.numerator)
+        )

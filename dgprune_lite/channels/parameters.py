@@ -1,7 +1,4 @@
-"""Parameters, known by their identity: which layer they are of, and which channels their rows.
-
-What this file is *not*: a run. ``tape.py`` watches that and asks here.
-"""
+"""Parameters, known by their identity: which layer they are of, and which channels their rows."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgprune_lite.channels.ids import Ids, Kind, Record, Value, varies
-from dgprune_lite.channels.rules.registry import Call, fixed, spread
+from dgprune_lite.channels.ids import Ids, Kind, Record, Value, axes_of, fixed
+from dgprune_lite.channels.rules.registry import Call, spread
 
 STANDARD = frozenset(["weight", "bias", "running_mean", "running_var"])
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -30,11 +27,11 @@ class Parameters(Ids):
         super().__init__()
         self.model = model
         self.modules = dict(model.named_modules())
+        self.names = {id(module): name for name, module in self.modules.items()}
         self.owners: dict[int, list[tuple[str, str]]] = defaultdict(list)  # tensor: module, key
-        for name, module in self.modules.items():
-            for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
-                if tensor is not None:
-                    self.owners[id(tensor)].append((name, key))
+        for name in self.modules:
+            for key, tensor in self.own(name).items():
+                self.owners[id(tensor)].append((name, key))
         self.rows: dict[int, Tensor] = {}  # id of a parameter or buffer to ids of its rows
         self.mixed: dict[str, bool] = {}  # layers whose weights the code reads; also their rows?
         self.values: dict[int, tuple[weakref.ref[Tensor], Value | None]] = {}  # of live tensors
@@ -46,27 +43,26 @@ class Parameters(Ids):
         self.images = 0  # in the batch
         self.other_macs = 0  # of convolutions and linear layers whose weights no layer holds
 
-    # --- values of tensors ---------------------------------------------------------------
-
-    def known(self, tensor: Tensor) -> Value | None:
-        """The value of a tensor that carries channels, or None."""
-        entry = self.values.get(id(tensor))
-        if entry is not None:
-            value = entry[1]
-            if value is not None and value.written is not None:
-                self.through_views = True
-                for ids in (value.ids, value.written):
-                    self.lock(ids, "it is changed in place through a view of it")
-            return value
-        if id(tensor) in self.owners:
-            return self.value_of_parameter(tensor)
-        self.unseen.append((weakref.ref(tensor), self.count))
-        self.note(tensor, None)
-        return None
+    def own(self, name: str) -> dict[str, Tensor]:
+        """A module's own parameters and buffers."""
+        module = self.modules[name]
+        return {k: t for k, t in (module._parameters | module._buffers).items() if t is not None}
 
     def value(self, tensor: Tensor) -> Value:
-        value = self.known(tensor)
-        return fixed(tensor) if value is None else value
+        """What a tensor carries."""
+        _, value = self.values.get(id(tensor), (None, None))
+        if id(tensor) in self.owners:
+            value = self.value_of_parameter(tensor)
+        elif id(tensor) not in self.values:
+            self.unseen.append((weakref.ref(tensor), self.count))
+            self.note(tensor, None)
+        if value is None:
+            return fixed(tensor)
+        if value.written is not None:
+            self.through_views = True
+            for ids in (value.ids, value.written):
+                self.lock(ids, "it is changed in place through a view of it")
+        return value
 
     def note(self, tensor: Tensor, value: Value | None) -> None:
         if id(tensor) in self.owners:  # written to in place
@@ -88,9 +84,7 @@ class Parameters(Ids):
             if not followed:
                 return None
         ids = self.rows_of(tensor, tensor.shape[axes[0]])
-        strides = [0] * tensor.ndim
-        strides[axes[0]] = ids.stride(0)
-        return Value(ids.as_strided(tensor.shape, strides), zero=False, constant=True)
+        return Value(spread(ids, tensor, axes[0]), zero=False, constant=True)
 
     def plain_weight(self, name: str) -> bool:
         """Whether a module's weight is (outputs, inputs of a group, ...)."""
@@ -104,56 +98,44 @@ class Parameters(Ids):
             self.rows[id(tensor)] = self.fresh(count)
         return self.rows[id(tensor)]
 
-    # --- gates ---------------------------------------------------------------------------
-
     def put_gate(self, name: str, module: nn.Module, output: Any) -> None:
         """See whether a gate on the module's output is one on the filters that it made."""
         made, record = self.inside.pop(name, None), self.records.get(name)
-        entry = self.values.get(id(output))
-        value = entry[1] if entry else None
+        _, value = self.values.get(id(output), (None, None))
         if made is None:
             if value is not None and not value.zero and not module._modules:
-                self.gate_of_own_parameters(name, module, output, value)
+                self.gate_of_own_parameters(name, output, value)
         elif record is not None and made is not output and record.kind != "activation":
-            axis = -1 if record.kind == "linear" else 1
             if value is not None and value.zero and name not in value.gates:
                 return  # another layer inside has made them anew
-            if value is None or value.gates - {name} or not self.along(value, record.out, axis):
+            axis = -1 if record.kind == "linear" else 1
+            alone = value is not None and not value.gates - {name}
+            if value is not None and alone and self.along(value.ids, record.out, axis):
+                self.note(output, Value(value.ids, gates=frozenset([name])))
+            else:
                 kind = type(module).__name__
                 self.lock(record.out, f"{name} ({kind}) gives more than what its filters make")
-            else:
-                self.note(output, Value(value.ids, gates=frozenset([name])))
 
-    def along(self, value: Value, channels: Tensor, axis: int) -> bool:
-        """Whether a value's channels are these along ``axis``, and the same along all others."""
-        ids = value.ids
+    def along(self, ids: Tensor, channels: Tensor, axis: int) -> bool:
+        """Whether ids are these channels along ``axis``, and the same along all others."""
         if not -ids.ndim <= axis < ids.ndim or ids.shape[axis] != len(channels):
             return False
-        if any(varies(ids, other) for other in range(ids.ndim) if other != axis % ids.ndim):
+        if set(axes_of(ids)) - {axis % ids.ndim}:
             return False
         found = self.channel_ids(ids, axis)
         root = None if torch.equal(found, channels) else self.roots()
         return root is None or bool((root[found] == root[channels]).all())
 
-    def gate_of_own_parameters(
-        self, name: str, module: nn.Module, output: Tensor, value: Value
-    ) -> None:
+    def gate_of_own_parameters(self, name: str, output: Tensor, value: Value) -> None:
         """A module that shifts channels by parameters of its own, such as a frozen BatchNorm."""
-        tensors = [*module._parameters.items(), *module._buffers.items()]
-        own = {key: t for key, t in tensors if t is not None and id(t) in self.rows}
-        axes = [axis for axis in range(output.ndim) if varies(value.ids, axis)]
-        if not own or axes != [1] or any(t.ndim != 1 for t in own.values()):
+        own = {key: tensor for key, tensor in self.own(name).items() if id(tensor) in self.rows}
+        if not own or axes_of(value.ids) != [1] or any(t.ndim != 1 for t in own.values()):
             return
         ids = self.channel_ids(value.ids, 1)
         for tensor in own.values():
             self.unite(self.rows[id(tensor)], ids, "a fixed scale")
-        weight = own.get("weight")
-        shape = () if weight is None else tuple(weight.shape)
-        counted = isinstance(weight, nn.Parameter)
-        ids = self.layer(name, Record("norm", ids, None, shape, "bias" in own, 0, counted))
+        self.layer(name, Record("norm", ids, None, 0))
         self.note(output, Value(value.ids, gates=frozenset([name])))
-
-    # --- layers, as the rules see them ---------------------------------------------------
 
     def layer_name(self, *tensors: Tensor | None, norm: bool = False) -> str | None:
         """Whose weights these are: a module, or a parameter by another name; None: nobody's."""
@@ -171,24 +153,43 @@ class Parameters(Ids):
         """Ids of the filters that a weight holds."""
         if id(weight) in self.owners:
             return self.rows_of(weight, outputs)
-        value = self.value(weight)
-        mixed = any(varies(value.ids, axis) for axis in range(1, weight.ndim))
-        if transposed or mixed or not value.carries:
-            return self.fresh(outputs)
-        return self.channel_ids(value.ids, 0)
+        ids = self.value(weight).ids
+        along_rows = not transposed and axes_of(ids) == [0]
+        return self.channel_ids(ids, 0) if along_rows else self.fresh(outputs)
 
     def made(
         self, call: Call, name: str | None, kind: Kind, out: Tensor, into: Tensor | None,
-        weight: Tensor | None, bias: Tensor | None, positions: int, axis: int,
-        *others: Tensor | None,
+        weight: Tensor | None, bias: Tensor | None, positions: int, *others: Tensor | None,
     ) -> Value:  # fmt: skip
         """Record the layer that made a call's result, and put its gate there."""
-        module = self.modules.get(name) if name is not None else None
-        if self.training:
-            positions = 0  # costs are those of evaluation
+        axis, positions = -1 if kind == "linear" else 1, positions * (not self.training)
+        module = None if name is None else self.modules.get(name)
+        what, tensors = name or call.name, (weight, bias, *others)
+        reason = self.belong_together(what, module, out, into, tensors)
+        if module is None and reason is None:
+            reason = f"{what}: its weight is not one that a layer holds"
+        if reason is not None:
+            self.lock(out, reason)
+            self.lock(into, reason)
+        if name is None or module is None:
+            self.other_macs += 0 if weight is None else weight.numel() * positions
+            return Value(spread(out, call.result, axis), zero=False)
+        out = self.layer(name, Record(kind, out, into, positions))
+        ids = spread(out, call.result, axis)
+        if name in self.stack:
+            self.inside[name] = call.result
+            return Value(ids, gates=frozenset([name]))
+        if kind != "activation":
+            self.lock(ids, f"{name} is not called itself, so that no gate can follow its filters")
+        return Value(ids, zero=False)
+
+    def belong_together(
+        self, name: str, module: nn.Module | None, out: Tensor, into: Tensor | None,
+        tensors: tuple[Tensor | None, ...],
+    ) -> str | None:  # fmt: skip
+        """Unite rows of a layer's tensors with the channels made; why that cannot be, if so."""
         reason = None
-        keys = ("weight", "bias", "mean", "variance")
-        for key, tensor in zip(keys, (weight, bias, *others), strict=False):
+        for key, tensor in zip(("weight", "bias", "mean", "variance"), tensors, strict=False):
             if tensor is None:
                 continue
             owners = self.owners.get(id(tensor), [])
@@ -196,52 +197,46 @@ class Parameters(Ids):
                 reason = f"{name}: its {key} belongs to another module, too"
             elif owners:
                 self.unite(self.rows.setdefault(id(tensor), out), out, "a fixed weight")
-            elif tensor is not weight:
+            elif key != "weight":
                 self.unite(self.channel_ids(self.value(tensor).ids, 0), out, "a fixed bias")
             else:
                 own = self.rows.get(id(module and module._parameters.get("weight")))
                 if own is None or not torch.equal(own, out):
-                    reason = COMPUTED.format(name or call.name)
-                elif into is not None:  # such as weights less their mean over the inputs
+                    reason = COMPUTED.format(name)
+                else:  # such as weights less their mean over the inputs
                     self.lock(into, f"{name}: each weight is computed from all of its inputs")
-        if name is None or module is None:
-            if weight is not None:
-                self.other_macs += weight.numel() * positions
-            reason = reason or f"{name or call.name}: its weight is not one that a layer holds"
-        if reason:
-            self.lock(out, reason)
-            if into is not None:
-                self.lock(into, reason)
-        if name is None or module is None:
-            return Value(spread(out, call.result, axis), zero=False)
-        shape = () if weight is None else tuple(weight.shape)
-        counted = weight is None or not any(weight is b for b in module._buffers.values())
-        record = Record(kind, out, into, shape, bias is not None, positions, counted)
-        out = self.layer(name, record)
-        if name in self.stack:
-            self.inside[name] = call.result
-            return Value(spread(out, call.result, axis), gates=frozenset([name]))
-        if kind != "activation":
-            self.lock(out, f"{name} is not called itself, so that no gate can follow its filters")
-        return Value(spread(out, call.result, axis), zero=False)
+        return reason
 
     def consume(self, name: str, value: Value, axis: int) -> Tensor:
+        """Ids that a layer reads along ``axis``; they must be exactly zero once gated."""
         if value.gates & self.inside.keys():
             self.lock(value.ids, f"{name} reads it before a gate can be put there")
-        return super().consume(name, value, axis)
+        if not value.zero:
+            self.lock(value.ids, f"removing it would leave a constant at the input of {name}")
+        self.used_gates.update(dict.fromkeys(sorted(value.gates)))
+        return self.channel_ids(value.ids, axis)
 
-    def loose_rows(self) -> Iterator[tuple[str, str, Tensor, Tensor]]:
-        """Module, key, tensor and ids of parameters and buffers that are of no layer."""
-        for name, module in self.modules.items():
-            for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+    def layer(self, name: str, record: Record) -> Tensor:
+        """Record a layer's ids; a module that is called again unites with its first call."""
+        known = self.records.setdefault(name, record)
+        if known is not record:
+            shared = f"{name} is shared, and elsewhere these channels are fixed"
+            for first, again in zip(known.sides, record.sides, strict=False):
+                self.unite(first, again, shared)
+            known.positions += record.positions
+        return known.out
+
+    def loose_rows(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name, tensor and ids of parameters and buffers that are of no layer."""
+        for name in self.modules:
+            for key, tensor in self.own(name).items():
                 if id(tensor) in self.rows and not (name in self.records and key in STANDARD):
-                    yield name, key, tensor, self.rows[id(tensor)]
+                    yield f"{name}.{key}".lstrip("."), tensor, self.rows[id(tensor)]
 
     def settle(self) -> None:
         for name, rows_too in self.mixed.items():
-            record = self.records.get(name)
-            for ids in () if record is None else (record.into, record.out if rows_too else None):
-                if ids is not None:
+            if record := self.records.get(name):
+                for ids in (record.into, record.out if rows_too else None):
                     self.lock(ids, f"{name}: its weight is read outside of the layer, too")
         for key, rows in self.rows.items():
             name, _ = self.owners[key][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +40,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     found = []
     for module in model.modules():
         own = vars(module)
-        inner = [(part, part.copy()) for part in own.values() if isinstance(part, (dict, list))]
-        found.append((own, own.copy(), inner))
+        parts = [part for part in own.values() if isinstance(part, (dict, list))]
+        found.append((own, own.copy(), [(part, part.copy() if part else ()) for part in parts]))
     buffers = [(b, version_of(b), b.clone()) for b in model.buffers()]
     try:
         yield
@@ -58,26 +59,44 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(copy)
 
 
+@contextmanager
+def modes_asked_for(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Modules of whose mode code outside of PyTorch's layers asks within the ``with`` block.
+
+    Without such code a network does the same in training as in evaluation.
+    """
+    asked = [m for m in model.modules() if type(m).train is not nn.Module.train]
+    asked += [m for m in model.modules() if hasattr(type(m), "training")]
+
+    def read(module: nn.Module) -> Any:
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch.nn.modules."):
+            asked.append(module)
+        if "training" not in vars(module):
+            raise AttributeError("training")
+        return vars(module)["training"]
+
+    def write(module: nn.Module, mode: bool) -> None:
+        vars(module)["training"] = mode
+
+    nn.Module.training = property(read, write)  # type: ignore[assignment]
+    try:
+        yield asked
+    finally:
+        del nn.Module.training
+
+
 def version_of(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else int(tensor._version)
 
 
-def same_view(tensor: Tensor, other: Tensor) -> bool:
-    return (
-        tensor.shape == other.shape
-        and tensor.stride() == other.stride()
-        and int(tensor.storage_offset()) == other.storage_offset()
-    )
-
-
-_NOT_THE_NETWORK = ("/torch/", "dgprune_lite/channels/")
+def view_of(tensor: Tensor) -> Any:
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def place_of(error: BaseException) -> str:
     """Where in the network's code an error was raised."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename.replace("\\", "/") for part in _NOT_THE_NETWORK)
-    ]
-    return f" at {frames[-1].name}(): `{frames[-1].line}`" if frames else ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename.replace("\\", "/")
+        if "/torch/" not in file and "dgprune_lite/channels/" not in file:
+            return f" at {frame.name}(): `{frame.line}`"
+    return ""

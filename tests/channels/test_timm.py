@@ -101,7 +101,7 @@ RIGHT = (
     r"(split|chunk) into parts of a size fixed in the code",  # numbers that stay as they are
     r"indexing the channel axis|pad of the channel axis",
     r"(view|reshape) to a size that is fixed in the code",
-    r"tensor whose channels lie elsewhere",  # channels read along an axis as if they were places
+    r"expand_as to a size that is fixed elsewhere",  # channels read as if they were places
     r"matmul is an operation without a channel rule",
     r"its outputs are the network's outputs",
     r"it filters channels of the input",

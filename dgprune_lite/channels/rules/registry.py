@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from dgprune_lite.channels.ids import Value, Width
+from dgprune_lite.channels.ids import Value, Width, squeeze_constant
 
 if TYPE_CHECKING:
     from dgprune_lite.channels.tape import Tape
@@ -24,23 +25,35 @@ NUMBERS = frozenset(
      "is_nonzero", "complex", "nonzero", "unique", "argwhere", "masked_select"]
 )  # fmt: skip
 """Calls whose results say what the code does next."""
+COUNTED = "depends on how many they are"
 
 
 class Call:
     """One call of PyTorch: the function, its name without underscores, arguments and result."""
 
-    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self.func, self.args, self.kwargs = func, args, kwargs
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tape: Any = None):
+        self.func, self.args, self.kwargs, self.tape = func, args, kwargs, tape
         name = getattr(func, "__name__", str(func))
-        if name == "__get__":
-            name = "." + func.__self__.__name__
-        self.name = name.strip("_")
+        self.name = f".{func.__self__.__name__}" if name == "__get__" else name.strip("_")
         self.result: Any = None
 
     @cached_property
     def tensors(self) -> list[Tensor]:
         """The tensors among the arguments, also those inside lists, in order."""
-        return list(of_kind((self.args, *self.kwargs.values()), Tensor))
+        return of_kind((*self.args, *self.kwargs.values()), Tensor)
+
+    @cached_property
+    def values(self) -> list[Value]:
+        """Those of the tensors."""
+        return [self.tape.value(tensor) for tensor in self.tensors]
+
+    @property
+    def title(self) -> str:
+        """How a reason names it: by the module whose parameters it reads, if any."""
+        for tensor in self.tensors:
+            for name, _ in self.tape.owners.get(id(tensor), [])[:1]:
+                return f"{name} ({type(self.tape.modules[name]).__name__})"
+        return self.name
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument of the call, given by place or by name."""
@@ -48,34 +61,44 @@ class Call:
 
     def swapped(self, replace: Callable[[Any], Any], kind: type = Tensor) -> Call:
         """The same call with something else in place of the tensors among its arguments."""
-
-        def swap(value: Any) -> Any:
-            if isinstance(value, kind):
-                return replace(value)
-            if type(value) in (tuple, list):
-                return type(value)(map(swap, value))
-            return value
-
-        return Call(
-            self.func, tuple(map(swap, self.args)), {k: swap(v) for k, v in self.kwargs.items()}
-        )
+        args, kwargs = tree_map_only(kind, replace, (self.args, self.kwargs))
+        return Call(self.func, args, kwargs)
 
     def with_tensors(self, replace: Callable[[Tensor], Any]) -> Any:
         """What the function gives for other tensors in place of the call's."""
         other = self.swapped(replace)
         return self.func(*other.args, **other.kwargs)
 
+    def lock(self, why: str, *values: Value) -> Any:
+        """Lock what it cannot do to fewer channels; the value of its result is then None."""
+        for value in values:
+            self.tape.lock(value.ids, f"{self.title} {why}")
+
+    def lock_sizes(self, items: Any, why: str) -> Any:
+        """Lock the channels that are counted by the sizes among some arguments."""
+        for width in of_kind(items, Width):
+            self.tape.follow_later(None, width, why)
+
+    def united(self, values: list[Value]) -> Tensor:
+        """Ids of values whose elements meet, such as those of a sum."""
+        if len(values) == 1:
+            return values[0].ids
+        ids, *others = (squeeze_constant(value.ids) for value in values)
+        for other in others:
+            self.tape.unite(ids, other, f"{self.title} with values that no filter makes")
+            ids = torch.maximum(ids, other)
+        return ids
+
 
 def rule(
-    *names: str, always: bool = False, sizes: bool = False, measures: bool = False
+    names: str, always: bool = False, sizes: bool = False, measures: bool = False
 ) -> Callable[[Rule], Rule]:
-    """Register a rule for functions and methods of these names."""
+    """Register a rule for functions and methods of these names, between spaces."""
 
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        ALWAYS.update([function] if always else [])
-        SIZES.update([function] if sizes else [])
-        MEASURES.update([function] if measures else [])
+        RULES.update(dict.fromkeys(names.split(), function))
+        for known, asked in ((ALWAYS, always), (SIZES, sizes), (MEASURES, measures)):
+            known.update([function] if asked else [])
         return function
 
     return register
@@ -83,66 +106,43 @@ def rule(
 
 def apply_rule(tape: Tape, call: Call) -> Any:
     """Note the values of a call's results by its rule; returns what the network is to get."""
-    rule = RULES.get(call.name)
+    rule, value = RULES.get(call.name), None
     if rule is not None and rule in MEASURES:
         return rule(tape, call)
-    widths = list(of_kind((call.args, *call.kwargs.values()), Width))
-    if rule not in SIZES:
-        for width in widths if rule not in ALWAYS else ():
-            tape.follow_later(None, width, f"{title(tape, call)} depends on how many they are")
-        widths = []
-    known = [tape.known(tensor) for tensor in call.tensors] if rule not in ALWAYS else []
-    carrying = [value for value in known if value is not None and value.carries]
-    value = None
-    if rule is not None and (rule in ALWAYS or carrying or widths):
+    if rule is not None and rule in ALWAYS:
         value = rule(tape, call)
-    elif call.name in NUMBERS:
-        tape.asked_for_numbers()
-    if carrying and (
-        call.name in NUMBERS
-        or (rule is None and next(of_kind([call.result], Tensor), None) is not None)
-    ):
-        for other in carrying:
-            tape.lock(other.ids, f"{title(tape, call)} is an operation without a channel rule")
-    if isinstance(call.result, Tensor):
-        tape.note(call.result, value)
-    elif isinstance(call.result, (tuple, list)):
-        values = value if isinstance(value, tuple) else [value] * len(call.result)
-        for part, one in zip(call.result, values, strict=True):
-            if isinstance(part, Tensor):
-                tape.note(part, one)
+    else:
+        widths = of_kind((*call.args, *call.kwargs.values()), Width)
+        if widths and rule not in SIZES:
+            call.lock_sizes(widths, f"{call.title} {COUNTED}")
+            widths = []
+        carrying = [value for value in call.values if value.carries]
+        if rule is not None and (carrying or widths):
+            value = rule(tape, call)
+        elif call.name in NUMBERS:
+            tape.asked_for_numbers()
+        asks = call.name in NUMBERS and (rule is None or not isinstance(call.result, Tensor))
+        if asks or (rule is None and of_kind([call.result], Tensor)):
+            call.lock("is an operation without a channel rule", *carrying)
+    results = call.result if isinstance(call.result, (tuple, list)) else [call.result]
+    values = value if isinstance(value, tuple) else [value] * len(results)
+    for part, one in zip(results, values, strict=True):
+        if isinstance(part, Tensor):
+            tape.note(part, one)
     return call.result
 
 
-def of_kind(items: Any, kind: type) -> Iterator[Any]:
+def of_kind(items: Any, kind: type) -> list[Any]:
     """All entries of one kind, also those inside tuples, lists and slices."""
+    found = []
     for item in items:
         if isinstance(item, kind):
-            yield item
+            found.append(item)
         elif isinstance(item, (tuple, list)):
-            yield from of_kind(item, kind)
+            found += of_kind(item, kind)
         elif isinstance(item, slice) and kind is Width:
-            yield from of_kind((item.start, item.stop, item.step), kind)
-
-
-def fixed(result: Tensor) -> Value:
-    """The value of something that holds no removable channel."""
-    return Value(torch.zeros((), dtype=torch.int64).expand(result.shape))
-
-
-def locked(tape: Tape, value: Value, reason: str) -> Value | None:
-    """Lock what a call reads; its result is then fixed."""
-    tape.lock(value.ids, reason)
-    return None
-
-
-def title(tape: Tape, call: Call) -> str:
-    """How a reason names an operation: by the module whose parameters it reads, if any."""
-    for tensor in call.tensors:
-        if id(tensor) in tape.owners:
-            name = tape.owners[id(tensor)][0][0]
-            return f"{name} ({type(tape.modules[name]).__name__})"
-    return call.name
+            found += of_kind((item.start, item.stop, item.step), kind)
+    return found
 
 
 def spread(ids: Tensor, result: Tensor, axis: int) -> Tensor:

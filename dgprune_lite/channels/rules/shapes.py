@@ -1,4 +1,4 @@
-"""Rules of operations that move elements about: what they do to the elements they do to the ids.
+"""Rules of operations that move, join and part elements: what they do to these they do to the ids.
 
 Exact is a move only if the network's code, run on fewer channels, makes the smaller result by
 itself. So sizes in the code are followed, too: those read off channels (``x.size(1)``) shrink
@@ -10,153 +10,112 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dgprune_lite.channels.ids import FIXED, Value, Width, varies
-from dgprune_lite.channels.rules.registry import Call, fixed, locked, of_kind, rule, spread, title
+from dgprune_lite.channels.ids import ALONE, FIXED, Value, Width, axes_of, together, varies
+from dgprune_lite.channels.rules.registry import COUNTED, Call, of_kind, rule, spread
 
 if TYPE_CHECKING:
     from dgprune_lite.channels.tape import Tape
 
-# the same call on the ids says where the elements went
-MOVING = (
-    "permute", "transpose", "unsqueeze", "movedim", "moveaxis", "swapaxes", "swapdims",
-    "t", ".T", ".mT", ".H", ".mH", "adjoint", "flip", "fliplr", "flipud", "repeat_interleave",
-    "tile", "rot90", "atleast_3d",
-)  # fmt: skip
 
-
-def on_ids(tape: Tape, call: Call) -> Value:
-    """The value after the call's own operation on the ids of its inputs."""
-    values = [tape.value(tensor) for tensor in call.tensors]
-    ids = iter([value.ids for value in values])
-    moved = call.with_tensors(lambda tensor: next(ids))
-    zero = all(value.zero for value in values)
-    gates = frozenset[str]().union(*(value.gates for value in values))
-    constant = all(value.constant for value in values)
-    return Value(moved, zero, gates if zero else frozenset(), constant)
-
-
-@rule(*MOVING)
+@rule("""
+    permute transpose unsqueeze movedim moveaxis swapaxes swapdims t .T .mT .H .mH adjoint flip
+    fliplr flipud repeat_interleave tile rot90 atleast_3d
+""")
 def moving(tape: Tape, call: Call) -> Value:
     """Elements move, and their channels with them."""
-    return on_ids(tape, call)
+    ids = iter([value.ids for value in call.values])
+    return together(call.with_tensors(lambda tensor: next(ids)), call.values)
 
 
-@rule("flatten", "ravel")
+@rule("flatten ravel")
 def flattening(tape: Tape, call: Call) -> Value:
     """All elements of a channel stay together."""
-    value = tape.value(call.args[0])
-    return value.moved(_reshaped(value.ids, call.result.shape))
-
-
-@rule("roll")
-def rolling(tape: Tape, call: Call) -> Value | None:
-    """In space only: the order of channels is another one where some are missing."""
-    value, axes = tape.value(call.args[0]), call.argument(2, "dims")
-    axes = [axes] if isinstance(axes, int) else axes or range(value.ids.ndim)
-    if any(varies(value.ids, axis) for axis in axes):
-        return locked(tape, value, f"{title(tape, call)} along the channel axis")
-    return value
+    return call.values[0].moved(_reshaped(call.values[0].ids, call.result.shape))
 
 
 @rule("squeeze")
 def squeezing(tape: Tape, call: Call) -> Value:
     """Without an axis also a single channel's axis would go, where only one is left."""
-    value = on_ids(tape, call)
-    axes = [axis for axis in range(value.ids.ndim) if varies(value.ids, axis)]
-    if call.argument(1, "dim") is None and axes:
-        first = tape.channel_ids(value.ids, axes[0])[:1]
+    value = moving(tape, call)
+    axes = axes_of(value.ids) if call.argument(1, "dim") is None else []
+    for axis in axes[:1]:
+        first = tape.channel_ids(value.ids, axis)[:1]
         tape.lock(first, "squeeze() would also drop the axis of one channel, so a second stays")
     return value
 
 
-# --- Sizes -------------------------------------------------------------------------------
-
-
-@rule("size", ".shape", measures=True)
+@rule("size .shape", measures=True)
 def measuring(tape: Tape, call: Call) -> Any:
-    """``x.size(1)``, ``x.shape``: a Width where channels lie along the axis."""
+    """``x.size(1)``, ``x.shape``: a number that shrinks where channels lie along the axis."""
     tensor, dim = call.args[0], call.argument(1, "dim")
-    sizes = list(tensor.shape)
-    owner = tape.owners.get(id(tensor))
+    sizes, owner = list(tensor.shape), tape.owners.get(id(tensor))
     if owner and tensor.ndim > 1 and tape.plain_weight(owner[0][0]):
         for axis, key in enumerate(("out_channels", "in_channels")):
-            sizes[axis] = Width.of(tape, sizes[axis], None, (owner[0][0], key))
-    elif (value := tape.known(tensor)) is not None and value.carries:
-        axes = [axis for axis in range(tensor.ndim) if varies(value.ids, axis)]
-        if len(axes) > 1:
-            tape.lock(value.ids, f"{title(tape, call)} of several axes that channels lie along")
-        elif axes:
-            ids = tape.channel_ids(value.ids, axes[0])
-            sizes[axes[0]] = Width.of(tape, sizes[axes[0]], ids)
+            sizes[axis] = Width(tape, sizes[axis], None, (owner[0][0], key))
+    elif len(axes := axes_of(call.values[0].ids)) > 1:
+        call.lock("of several axes that channels lie along", call.values[0])
+    elif axes:
+        ids = tape.channel_ids(call.values[0].ids, axes[0])
+        sizes[axes[0]] = Width(tape, sizes[axes[0]], ids)
     return torch.Size(sizes) if dim is None else sizes[dim]
 
 
-@rule("numel", "nelement", "len", measures=True)
+@rule("numel nelement len", measures=True)
 def counting(tape: Tape, call: Call) -> int:
     """How many elements there are, which changes."""
-    value = tape.value(call.args[0])
-    if call.name != "len" or varies(value.ids, 0):
-        tape.lock(value.ids, f"{title(tape, call)} depends on how many they are")
+    if call.name != "len" or varies(call.values[0].ids, 0):
+        call.lock(COUNTED, call.values[0])
     return call.result
 
 
-@rule("new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty", "rand",
-      "randn", always=True, sizes=True)  # fmt: skip
+@rule(
+    """
+    new_zeros new_ones new_full new_empty zeros ones full empty rand randn
+""",
+    always=True,
+    sizes=True,
+)
 def making(tape: Tape, call: Call) -> Value | None:
     """A constant with as many entries as there are channels."""
-    sizes = _asked_sizes(call, 1 if call.name.startswith("new_") else 0)
-    return _along_widths(tape, call, fixed(call.result).ids, sizes, call.name.endswith("zeros"))
-
-
-def _along_widths(
-    tape: Tape, call: Call, ids: Tensor, sizes: list[Any], zero: bool
-) -> Value | None:
-    """A value whose axes are as long as some widths; None where there is none."""
+    sizes = _asked_sizes(call)
     widths = [(a, s) for a, s in enumerate(sizes) if isinstance(s, Width) and s.flow is tape]
-    if not widths:
-        return None
     if len(widths) == 1 and widths[0][1].ids is not None and widths[0][1].factor == 1:
         ids = spread(widths[0][1].ids, call.result, widths[0][0])
-        return Value(ids, zero)
-    for _, width in widths:
-        tape.follow_later(None, width, f"{title(tape, call)} depends on how many they are")
-    return None
+        return Value(ids, call.name.endswith("zeros"))
+    return call.lock_sizes(sizes, f"{call.title} {COUNTED}")
 
 
-def _asked_sizes(call: Call, first: int = 1) -> list[Any]:
+def _asked_sizes(call: Call) -> list[Any]:
     """The sizes that a call names: both ``f(x, 1, 2)`` and ``f(x, (1, 2))``."""
-    sizes: Any = call.args[first:] or next(
-        (call.kwargs[k] for k in ("size", "shape", "sizes") if k in call.kwargs), ()
-    )
-    if len(sizes) and isinstance(sizes[0], (tuple, list)):
-        sizes = sizes[0]
-    return list(sizes)
+    named = [call.kwargs[key] for key in ("size", "shape", "sizes") if key in call.kwargs]
+    sizes: Any = [arg for arg in call.args if not isinstance(arg, Tensor)] or [*named, ()][0]
+    return list(sizes[0] if len(sizes) and isinstance(sizes[0], (tuple, list)) else sizes)
 
 
-@rule("view", "reshape", "unflatten", sizes=True)
+@rule("view reshape unflatten", sizes=True)
 def reshaping(tape: Tape, call: Call) -> Value | None:
     """A size that does not shrink stays as it is, so channels along it go together."""
-    value, sizes = tape.value(call.args[0]), _asked_sizes(call)
+    value, sizes = call.values[0], _asked_sizes(call)
     if call.name == "view" and isinstance(call.argument(1, "dtype"), torch.dtype):
-        return locked(tape, value, "view as another dtype")
+        return call.lock("as another dtype", value)
     if call.name == "unflatten":
         axis = call.argument(1, "dim") % value.ids.ndim
-        parts = list(call.argument(2, "sizes"))
         rest = value.ids.ndim - axis - 1
-        sizes = [-1] * axis + parts + [-1] * rest
+        sizes = [-1] * axis + list(call.argument(2, "sizes")) + [-1] * rest
     ids = _reshaped(value.ids, call.result.shape)
-    carrying = [axis for axis in range(ids.ndim) if varies(ids, axis)]
+    carrying = axes_of(ids)
     shrinking = [a for a in carrying if isinstance(sizes[a], Width) or sizes[a] == -1]
     if len(shrinking) != min(1, len(carrying)):
-        tape.lock(ids, f"{title(tape, call)} to a size that is fixed in the code")
+        call.lock("to a size that is fixed in the code", value)
     else:
         for axis in set(carrying) - set(shrinking):
-            tape.unite_along(ids, axis, "it shares its channels with fixed values")
+            tape.unite_along(ids, axis, ALONE)
     for axis, size in enumerate(sizes):
         if isinstance(size, Width):
-            why = f"{title(tape, call)} to a size that other channels have"
+            why = f"{call.title} to a size that other channels have"
             tape.follow_later(tape.channel_ids(ids, axis), size, why)
     return value.moved(ids)
 
@@ -168,91 +127,186 @@ def _reshaped(ids: Tensor, shape: torch.Size) -> Tensor:
     return ids.reshape(shape)
 
 
-@rule("expand", "broadcast_to", "repeat", sizes=True)
+@rule("expand broadcast_to repeat", sizes=True)
 def expanding(tape: Tape, call: Call) -> Value | None:
     """Repeated along other axes than that of the channels."""
-    value, sizes = tape.value(call.args[0]), _asked_sizes(call)
-    why = f"{title(tape, call)} to a size that is fixed elsewhere"
+    value, sizes = call.values[0], _asked_sizes(call)
+    why = f"{call.title} to a size that is fixed elsewhere"
     if not value.carries:
-        return _along_widths(tape, call, fixed(call.result).ids, sizes, False)
+        return making(tape, call)
     if call.name == "repeat":
-        for size in of_kind(sizes, Width):
-            tape.follow_later(None, size, why)
-        return on_ids(tape, call)
+        call.lock_sizes(sizes, why)
+        return moving(tape, call)
     ids = value.ids.expand(call.result.shape)
     for axis, size in enumerate(sizes):
         along = varies(ids, axis)
         if isinstance(size, Width):
             tape.follow_later(tape.channel_ids(ids, axis) if along else None, size, why)
-            fits = along
-        else:
-            fits = not along or size == -1
-        if not fits:
+        if along != isinstance(size, Width) and size != -1:
             tape.lock(ids, why)
     return value.moved(ids)
 
 
-@rule("expand_as", "view_as", "reshape_as")
-def like_another(tape: Tape, call: Call) -> Value:
-    """``y.expand_as(x)``: where channels lie along the same axis they go together, as in a sum."""
-    value, other = (tape.value(tensor) for tensor in call.tensors)
-    why = f"{title(tape, call)} a tensor whose channels lie elsewhere"
-    if call.name == "expand_as":
-        ids = value.ids.expand(call.result.shape)
-    else:
-        ids = _reshaped(value.ids, call.result.shape)
-    for axis in range(ids.ndim):
-        here, there = varies(ids, axis), varies(other.ids, axis)
-        if here and there:
-            tape.unite(tape.channel_ids(ids, axis), tape.channel_ids(other.ids, axis), why)
-        elif here or there:
-            tape.lock(ids, why)
-            tape.lock(other.ids, why)
-    return value.moved(ids)
+@rule("expand_as view_as reshape_as")
+def like_another(tape: Tape, call: Call) -> Value | None:
+    """As ``expand`` or ``view`` to the sizes of another tensor, which shrink with its channels."""
+    sizes, ids = list(call.tensors[1].shape), call.values[1].ids
+    for axis in axes_of(ids):
+        sizes[axis] = Width(tape, sizes[axis], tape.channel_ids(ids, axis))
+    sized = Call(call.func, (call.tensors[0], sizes), {}, tape)
+    sized.result = call.result
+    return expanding(tape, sized) if call.name == "expand_as" else reshaping(tape, sized)
 
 
-# --- Padding, shuffling ------------------------------------------------------------------
-
-
-@rule("pad", "constant_pad_nd")
+@rule("pad constant_pad_nd")
 def padding(tape: Tape, call: Call) -> Value | None:
     """Margins in space belong to the channel; channels of zeros around the others are fixed."""
     pads = list(call.argument(1, "pad"))
     mode, number = call.argument(2, "mode", "constant"), call.argument(3, "value") or 0
-    value = tape.value(call.args[0])
-    ids = value.ids
-    for place, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
-        axis, shape = ids.ndim - 1 - place, list(ids.shape)
-        if not varies(ids, axis):
-            shape[axis] += before + after
-            ids = ids.narrow(axis, 0, 1).expand(shape)
-        elif before < 0 or after < 0 or mode != "constant" or number != 0:
-            return locked(
-                tape, value, f"{title(tape, call)} of the channel axis by more than zeros"
-            )
-        else:
-            shape[axis] = before + after
-            margins = ids.new_full((), FIXED).expand(shape).split([before, after], axis)
-            ids = torch.cat([margins[0], ids, margins[1]], axis)
-    constant = mode == "constant" and number != 0 and any(pads)
-    return Value(ids, value.zero and not constant, frozenset() if constant else value.gates)
+    value, ids = call.values[0], call.values[0].ids
+    for axis in set(range(ids.ndim)) - set(axes_of(ids)):
+        ids = ids.narrow(axis, 0, 1)
+    own = [n if ids.shape[-1 - i // 2] > 1 else 0 for i, n in enumerate(pads)]
+    if min(own, default=0) < 0 or (any(own) and (mode != "constant" or number != 0)):
+        return call.lock("of the channel axis by more than zeros", value)
+    ids = F.pad(ids, own, value=FIXED).expand(call.result.shape)
+    return value.moved(ids, mode != "constant" or number == 0 or not any(pads))
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
+@rule("pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle")
 def shuffling(tape: Tape, call: Call) -> Value | None:
     """Of r² neighbouring channels one is made, or of one r²; groups are interleaved."""
-    value, result = tape.value(call.args[0]), call.result
+    value, result = call.values[0], call.result
     if value.ids.ndim != 4:
-        return locked(tape, value, f"{title(tape, call)} of images without a batch axis")
+        return call.lock("of images without a batch axis", value)
     ids = tape.channel_ids(value.ids, 1)
     if call.name == "pixel_shuffle":  # blocks go together
-        blocks = ids.reshape(result.shape[1], -1)
-        tape.unite_along(blocks, 1, f"{title(tape, call)} mixes it with fixed channels")
-        ids = blocks[:, 0]
+        why = f"{call.title} mixes it with fixed channels"
+        ids = tape.unite_along(ids.reshape(result.shape[1], -1), 1, why)[:, 0]
     elif call.name == "pixel_unshuffle":
         ids = ids.repeat_interleave(result.shape[1] // len(ids))
     else:  # the groups must stay equally wide
         ids = ids.reshape(call.argument(1, "groups"), -1)
-        tape.unite_along(ids, 0, f"{title(tape, call)} keeps it beside fixed channels")
+        tape.unite_along(ids, 0, f"{call.title} keeps it beside fixed channels")
         ids = ids.T.reshape(-1)
     return value.moved(spread(ids, result, 1))
+
+
+@rule("cat concat concatenate")
+def concatenating(tape: Tape, call: Call) -> Value:
+    """The channels of all parts, one after another."""
+    parts = [value.ids for value in call.values if value.ids.numel()]
+    axis = call.argument(1, "dim", call.kwargs.get("axis", 0)) % call.result.ndim
+    for other in set(range(call.result.ndim)) - {axis}:
+        if all(part.stride(other) == 0 or part.shape[other] == 1 for part in parts):
+            parts = [part.narrow(other, 0, 1) for part in parts]  # keeps work small
+    return together(torch.cat(parts, axis).expand(call.result.shape), call.values)
+
+
+@rule("stack")
+def stacking(tape: Tape, call: Call) -> Value:
+    """What is stacked must stay equally wide, so channels at one place go together, as in a sum."""
+    ids = call.united(call.values).expand(call.tensors[0].shape)
+    axis = call.argument(1, "dim", 0) % call.result.ndim
+    return together(ids.unsqueeze(axis).expand(call.result.shape), call.values)
+
+
+@rule("glu")
+def gating(tape: Tape, call: Call) -> Value:
+    """The first half times the sigmoid of the second, whose channels go together."""
+    value, axis = call.values[0], call.argument(1, "dim", -1)
+    one, two = value.ids.chunk(2, axis)
+    if varies(value.ids, axis):
+        tape.unite(one, two, "a fixed part")
+    return value.moved(one)
+
+
+@rule("chunk tensor_split split split_with_sizes unsafe_chunk", sizes=True)
+def splitting(tape: Tape, call: Call) -> Any:
+    """Equal parts of the channel axis must stay equally wide; other splits are locked."""
+    value, axis = call.values[0], call.argument(2, "dim", 0)
+    named = [number for key, number in call.kwargs.items() if key != "dim"]
+    asked = [*call.args[1:2], *named][:1]  # how many parts, or how wide they are
+    widths, sizes = [part.shape[axis] for part in call.result], of_kind(asked, Width)
+    if call.name.startswith("split"):
+        even = 0 < len(sizes) == len(of_kind(asked, int))
+    else:
+        even = isinstance(asked[0], int) and not sizes
+    parts, along = value.ids.split(widths, axis), varies(value.ids, axis)
+    why = f"{call.title} into parts of a size fixed in the code"
+    if not even or len(set(widths)) > 1:
+        call.lock_sizes(sizes, why)
+        tape.lock(value.ids if along else None, why)
+    elif along:
+        for part in parts[1:]:
+            tape.unite(parts[0], part, "a fixed part")
+        for size in sizes:
+            tape.follow_later(tape.channel_ids(parts[0], axis), size, why)
+    return tuple(value.moved(part) for part in parts)
+
+
+@rule("select narrow index_select take_along_dim unbind roll", sizes=True)
+def in_space(tape: Tape, call: Call) -> Any:
+    """Parts in space are taken or moved; of the channel axis they would be others."""
+    value, place = call.values[0], 2 if call.name in ("take_along_dim", "roll") else 1
+    axes = call.argument(place, "dims" if call.name == "roll" else "dim")
+    axes = 0 if call.name == "unbind" and axes is None else axes
+    axes = [axes] if isinstance(axes, int) else axes or range(value.ids.ndim)
+    if any(varies(value.ids, axis) for axis in axes):
+        call.lock("along the channel axis", value)
+    return _taken(tape, call)
+
+
+@rule("getitem", sizes=True)
+def indexing(tape: Tape, call: Call) -> Any:
+    """Parts in space, or all channels; a part of them is fixed in the code."""
+    value, *indices = call.values
+    if _cuts(value.ids, call.args[1]):
+        tape.lock(value.ids, "indexing the channel axis")
+    elif any(index.ids.ndim > 1 for index in indices):
+        tape.lock(value.ids, "indexing by a mask of several axes")
+    return _taken(tape, call)
+
+
+def _taken(tape: Tape, call: Call) -> Any:
+    """The same parts of the ids; what an index depends on stays."""
+    value, *indices = call.values
+    call.lock_sizes(call.args[1:], f"an index {COUNTED}")
+    for index in indices:
+        tape.lock(index.ids, "an index depends on it")
+    ids = call.with_tensors(lambda t: value.ids if t is call.args[0] else t.cpu())
+    return tuple(map(value.moved, ids)) if isinstance(ids, tuple) else value.moved(ids)
+
+
+def _cuts(ids: Tensor, index: Any) -> bool:
+    """Whether an index takes not all along an axis on which ids differ, also of fewer channels."""
+    touched = list(index) if isinstance(index, tuple) else [index]
+    touched = [part for part in touched if part is not None]  # None makes an axis, reads none
+    place = next((i for i, part in enumerate(touched) if part is Ellipsis), None)
+    if place is not None:
+        touched[place : place + 1] = [slice(None)] * (ids.ndim - len(touched) + 1)
+
+    def whole(part: Any, size: int) -> bool:
+        plain = isinstance(part, slice) and part.start in (None, 0) and part.step in (None, 1)
+        return plain and (part.stop is None or part.stop >= size)
+
+    along = [axis for axis in axes_of(ids) if axis < len(touched)]
+    return any(not whole(touched[axis], ids.shape[axis]) for axis in along)
+
+
+@rule("setitem", sizes=True)
+def assigning(tape: Tape, call: Call) -> None:
+    """``x[..., :4] = 0``: zeros written in space belong to the channels there."""
+    target, index, written = call.args
+    value, given = call.values[0], isinstance(written, Tensor)
+    values = [value, tape.value(written)] if given else [value]
+    call.lock_sizes([index], f"an index {COUNTED}")
+    place = None if of_kind([index], Tensor) else value.ids[index]
+    if place is None or _cuts(value.ids, index) or (given and written.ndim != place.ndim):
+        for lost in values:
+            tape.lock(lost.ids, "a part of it is written to")
+    elif given:
+        tape.unite(place, values[1].ids, "written beside fixed values")
+        tape.note(target, together(value.ids, values))
+    elif written != 0 and value.carries:
+        tape.note(target, Value(value.ids, zero=False))
