@@ -361,7 +361,7 @@ def test_ignoring_a_batchnorm_or_a_block_closes_its_groups():
     graph = dg.trace_channels(model, torch.zeros(1, 3, 32, 32))
     plan = dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5, ignored_layers=["layer4"])
     assert plan.widths["layer4.0.conv1"] == (512, 512)
-    with pytest.raises(TypeError, match="expected names such as"):
+    with pytest.raises(TypeError, match="expected names, modules or module types"):
         dg.plan_pruning(graph, dg.score("l1", model, graph), 0.5, ignored_layers=[4])
 
 
