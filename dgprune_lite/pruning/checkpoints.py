@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from math import prod
@@ -38,7 +37,7 @@ def save(small: nn.Module, plan: PruningPlan, path: str | Path) -> None:
         ValueError: ``small`` does not have the shapes that ``plan`` gives.
         FileNotFoundError: The folder does not exist.
     """
-    path = _path(path)
+    path = Path(path)
     check_unwrapped(small)
     if not isinstance(plan, PruningPlan):
         raise TypeError(f"plan is {plan!r:.80}, expected the PruningPlan of this network")
@@ -108,7 +107,7 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
             f"model_factory is {model_factory!r:.80}, expected a function without arguments that "
             "makes the network as it was before pruning"
         )
-    path = _path(path)
+    path = Path(path)
     header, tensors = _read(path)
     model = model_factory()
     check_model(model)
@@ -160,12 +159,6 @@ def _tied_as_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, An
         first = shared.setdefault(id(whole), tensor) if isinstance(whole, Tensor) else tensor
         tied[name] = first if torch.equal(first, tensor) else tensor
     return tied
-
-
-def _path(path: object) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path={path!r} must be a path such as 'small.safetensors'")
-    return Path(path)
 
 
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:

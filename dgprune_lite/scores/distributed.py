@@ -1,15 +1,4 @@
-"""Scoring on several GPUs or machines: each process measures its share, and the sums are added up.
-
-With ``torchrun --nproc-per-node 4 score.py`` and a ``score.py`` such as::
-
-    dist.init_process_group()                                  # NCCL for GPUs, Gloo for CPUs
-    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    model, graph, split = ...                                  # the same in every process
-    stats = distributed_statistics(model.cuda(), graph, split.train)
-    if dist.get_rank() == 0:
-        scores = dg.score("risk_variance", model, graph, stats)
-    dist.destroy_process_group()
-"""
+"""Scoring on several GPUs or machines: each process measures a share, and the sums are added up."""
 
 from __future__ import annotations
 
@@ -43,8 +32,8 @@ def distributed_statistics(
     """Measure with all processes of a group what `domain_statistics` measures with one.
 
     Process r of W takes the images r, r + W, ... of every domain; all get the same result, up to
-    rounding that of one process. Call it in every process, with the same model and data, as the
-    head of this file shows. Without ``init_process_group`` it is `domain_statistics`.
+    rounding that of one process. Call it in every process that ``torchrun`` starts, with the same
+    model and data. Without ``init_process_group`` it is `domain_statistics`.
 
     Args:
         model: The network, on this process's device; ``graph`` its channels.
