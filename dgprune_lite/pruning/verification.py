@@ -14,7 +14,7 @@ from dgprune_lite.channels.graph import ChannelGraph, keep_mask
 from dgprune_lite.channels.tape import outputs_in
 from dgprune_lite.exactness import full_float32
 from dgprune_lite.running import check_unwrapped, device_of, evaluating, in_dtype_of
-from dgprune_lite.scores.gates import gated
+from dgprune_lite.scores.gates import check_graph, gating
 
 if TYPE_CHECKING:
     from dgprune_lite.pruning.plans import PruningPlan
@@ -60,6 +60,7 @@ def check_exact(
     """
     for network in (model, small):
         check_unwrapped(network)
+    check_graph(model, graph)
     batch = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     masked = _run(model, batch, graph, plan.kept_gates)
     return _compare(masked, model, small, plan, graph, batch)
@@ -94,7 +95,7 @@ def _run(
 ) -> list[Tensor]:
     """The outputs of a network for a copy of the batch, with its filters gated if asked."""
     values = [value.clone() for value in batch]  # some change their input in place
-    gate = nullcontext() if gates is None else gated(network, graph, gates)
+    gate = nullcontext() if gates is None else gating(network, graph, graph.join(gates))
     with full_float32(), torch.no_grad(), evaluating(network), gate:
         return list(outputs_in(network(*values)))
 
