@@ -17,7 +17,7 @@ When pages are written it
   and of the parameters of a signature plain text (a list of definitions needs terms);
 - puts the notebooks made for Colab where the download button looks, in place of ones full of
   directives that Jupyter does not know;
-- writes a minus sign before a number, outside of code;
+- writes a minus sign before a number, and keeps a per cent sign with its own, outside of code;
 - lets the keyboard reach code, outputs and tables wider than the screen, to scroll them;
 - puts a lecturer's own links (`lecture_links` in `_config.yml`) below the title of a page.
 """
@@ -43,6 +43,7 @@ _EAGER_SCRIPT = re.compile(
     r'<script(?= [^>]*src="(?![^"]*documentation_options))(?![^>]*\bdefer\b)'
 )
 _NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")
+_PER_CENT = re.compile(r"(?<=\d) (?=%)")
 _PARAMETERS = re.compile(r"<dl>\s*((?:<dd>(?:(?!<d[dlt]>).)*?</dd>\s*)+)</dl>", re.DOTALL)
 _LIVE_ONLY = (
     '<p class="dg-live-only" role="note">A widget stands here when you run this chapter in '
@@ -124,10 +125,22 @@ def add_links(body: str, links: dict[str, str]) -> str:
     return body.replace("</h1>", f'</h1><p class="dg-links">{shown}</p>', 1) if links else body
 
 
-def _write_minus_signs(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    for text in list(doctree.findall(nodes.Text)):
-        if not isinstance(text.parent, nodes.literal | nodes.FixedTextElement | nodes.math):
-            text.parent.replace(text, nodes.Text(_NEGATIVE.sub("−", text)))
+def typeset(text: str) -> str:
+    """Return text with minus signs before numbers, and with per cent signs that stay with theirs.
+
+    >>> typeset("-0.5 points, a 2-fold gain of 50 %")
+    '−0.5 points, a 2-fold gain of 50\\xa0%'
+    """
+    return _PER_CENT.sub("\N{NO-BREAK SPACE}", _NEGATIVE.sub("−", text))
+
+
+def _typeset_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    for element in list(doctree.findall(nodes.TextElement)):
+        if isinstance(element, nodes.literal | nodes.FixedTextElement | nodes.math):
+            continue
+        for place, child in enumerate(element.children):
+            if isinstance(child, nodes.Text):
+                element[place] = nodes.Text(typeset(child))
 
 
 def _finish_page(
@@ -172,7 +185,7 @@ def _finish_files(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     os.environ["DGPRUNE_STATIC"] = "1"  # the kernels that run the chapters inherit it
     app.add_config_value("lecture_links", {}, "html")
-    app.connect("doctree-resolved", _write_minus_signs)
+    app.connect("doctree-resolved", _typeset_page)
     app.connect("html-page-context", _finish_page, priority=900)
     app.add_js_file(None, body=_SCROLLABLE)
     app.connect("build-finished", _finish_files)
