@@ -139,27 +139,21 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
                 f"the same everywhere.{nearest_name(strange[0].split('/')[1], self.class_names)} "
                 f"Rename or remove it"
             )
-        if wanted - found or not wanted:
-            raise incomplete(
-                f"{where} lacks {listed('class folder', sorted(wanted - found))}; {partly}, "
-                f"or has a class another name in another domain?"
-            )
 
         def is_image(path: str) -> bool:
             inner = path[len(str(root)) :].split(os.sep)
             return path.lower().endswith(IMG_EXTENSIONS) and not any(map(_is_clutter, inner))
 
         labels = {name: label for label, name in enumerate(self.class_names)}
-        files = {
-            env: make_dataset(str(root / path), labels, None, is_image, allow_empty=True)
-            for env, path in self.FOLDERS.items()
-        }
-        for env, path in self.FOLDERS.items():
+        files: dict[str, list[tuple[str, int]]] = {}
+        for env, path in self.FOLDERS.items() if wanted else ():
+            files[env] = make_dataset(str(root / path), labels, None, is_image, allow_empty=True)
             wanted -= {f"{path}/{self.class_names[label]}" for _, label in files[env]}
-        if wanted:
+        if wanted or not files:
             raise incomplete(
-                f"{listed('class folder', sorted(wanted))} in {where} without any image (of "
-                f"{', '.join(IMG_EXTENSIONS)}); {partly}?"
+                f"{where} lacks images (of {', '.join(IMG_EXTENSIONS)}) in "
+                f"{listed('class folder', sorted(wanted))}; {partly}, or has a class another name "
+                f"in another domain?"
             )
         return files
 

@@ -154,14 +154,19 @@ def _share(name: str, value: Any, interval: str, what: str) -> float:
     return share
 
 
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason to the layers that it is given for."""
+    layers: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        layers.setdefault(reason, []).append(name)
+    return layers
+
+
 def _check_reach(graph: ChannelGraph) -> None:
     """Raise a ValueError where no filter can go, warn where fewer than half of them can."""
-    reasons: dict[str, list[str]] = {}
-    for name, reason in [*graph.skipped.items(), *graph.partly.items()]:
-        reasons.setdefault(reason, []).append(name)
     why = "".join(
         f"\n  {', '.join(names[:5])}{', ...' * (len(names) > 5)}: {reason}"
-        for reason, names in reasons.items()
+        for reason, names in by_reason(graph.skipped | graph.partly).items()
     )
     if not graph.num_filters:
         raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import ChannelGraph, keep_mask, misfit
+from dgprune_lite.pruning.limits import by_reason
 from dgprune_lite.pruning.surgery import Cut, smaller_copy
 from dgprune_lite.pruning.verification import check_applied
 from dgprune_lite.running import check_unwrapped
@@ -74,7 +75,7 @@ class PruningPlan:
             lines.append(f"  {name:<{width}}  {before:>5} -> {after:>5} filters{without}")
             if name in self.notes:
                 lines.append(f"  {'':<{width}}  {self.notes[name]}")
-        for reason, names in self._untouched().items():
+        for reason, names in by_reason(self.skipped).items():
             keep = "keeps all its" if len(names) == 1 else "keep all their"
             lines.append(f"  {', '.join(names)} {keep} filters: {reason}")
         lines += [f"  {name}: {reason}" for name, reason in self.partly.items()]
@@ -88,7 +89,7 @@ class PruningPlan:
             (name, f"{before} → {after}", self._gone(name), self.notes.get(name, ""))
             for name, (before, after) in self.widths.items()
         ]
-        cells += [(", ".join(n), "all stay", "", why) for why, n in self._untouched().items()]
+        cells += [(", ".join(n), "all stay", "", why) for why, n in by_reason(self.skipped).items()]
         cells += [(name, "some stay", "", why) for name, why in self.partly.items()]
 
         def row(tag: str, texts: Iterable[str]) -> str:
@@ -141,13 +142,6 @@ class PruningPlan:
             each = ", ".join(f"{name} {share:g}" for name, share in self.pruning_ratio.items())
             return f"Pruning plan at ratios {each}"
         return f"Pruning plan at ratio {self.pruning_ratio:g}"
-
-    def _untouched(self) -> dict[str, list[str]]:
-        """Reason to the layers that keep all their filters for it."""
-        layers: dict[str, list[str]] = {}
-        for name, reason in self.skipped.items():
-            layers.setdefault(reason, []).append(name)
-        return layers
 
     def _gone(self, group: str) -> str:
         gone = (self.kept_gates[group] == 0).nonzero()[:, 0].tolist()
