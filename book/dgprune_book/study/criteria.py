@@ -58,6 +58,7 @@ HELD_OUT_FISHER = on_held_out_images(FISHER)
 SECOND = variance_score(order="second", mean_weight=1.0)  # ½F is a poor estimate: measure better
 # A domain with large risks outweighs the others.
 SCALED = variance_score(mean_weight=1.0, normalize=True)
+GEOMETRIC: Criterion = {"criterion": "geometric_mean", "scored_on": "val"}
 # Three risks give a poor variance: make more domains.
 VIRTUAL = variance_score(mean_weight=1.0, statistics="virtual")
 # Filters do not go alone.

@@ -13,6 +13,7 @@ from dgprune_book.study.criteria import (
     BN_SCALE,
     FISHER,
     FPGM,
+    GEOMETRIC,
     HELD_OUT_FISHER,
     L1,
     MASKED,
@@ -65,6 +66,8 @@ LIKE_FOR_LIKE: tuple[Criterion, ...] = (
     REVERSED,
     *map(on_training_images, (STD, MEAN_AND_STD, REVERSED)),
 )
+# What the search below found on source domains alone, to be judged on the unseen domain.
+FOUND = (GEOMETRIC,)
 REST: tuple[Criterion, ...] = (
     FPGM,
     on_held_out_images(TAYLOR),
@@ -82,7 +85,8 @@ def small() -> list[Cell]:
         *cross(MAIN, (0.4,), seeds=(0, 1), **SMALL),
         *cross(LIKE_FOR_LIKE, (0.4,), seeds=(0, 1), **SMALL),
         *cross(MAIN, (0.2,), seeds=(0, 1), **SMALL),
-        *cross([*MAIN, *LIKE_FOR_LIKE], (0.4,), seeds=(2, 3, 4), **SMALL),
+        *cross(FOUND, (0.4,), seeds=(0, 1), **SMALL),
+        *cross([*MAIN, *LIKE_FOR_LIKE, *FOUND], (0.4,), seeds=(2, 3, 4), **SMALL),
         *cross(MAIN, (0.2,), seeds=(2, 3, 4), **SMALL),
     ]
 
@@ -91,7 +95,7 @@ def small() -> list[Cell]:
 SEARCH: tuple[Criterion, ...] = (
     REVERSED,
     SCALED,
-    {"criterion": "geometric_mean", "scored_on": "val"},
+    GEOMETRIC,
     {"criterion": "mean_rank", "scored_on": "val"},
     PRIOR,
     HELD_OUT_FISHER | {"statistics": "virtual"},
@@ -139,7 +143,7 @@ def large() -> list[Cell]:
     ranked = (L1, BN_SCALE, HELD_OUT_FISHER, MEAN_AND_STD)
     return [
         *cross(MAIN, (0.4,), **LARGE),
-        *cross(LIKE_FOR_LIKE, (0.4,), **LARGE),
+        *cross([*LIKE_FOR_LIKE, *FOUND], (0.4,), **LARGE),
         *cross(MAIN, (0.1, 0.2, 0.3), **LARGE),
         *cross([*REST, *({**one, "scope": "global"} for one in ranked)], (0.4,), **LARGE),
         *cross(MAIN, (0.4,), **(LARGE | rounds)),
