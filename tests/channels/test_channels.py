@@ -176,6 +176,37 @@ def test_heads_of_training_are_followed_or_keep_what_they_read():
     assert graph.skipped["aux"] == "this Conv2d is not called on the example, and stays as it is"
 
 
+class AsksItsLayer(AuxiliaryHead):
+    """Has the head above where a layer of PyTorch's, of which it asks, is in training."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.body(x)
+        if self.fails:
+            raise RuntimeError("as asked")
+        return (self.out(x), self.aux_out(self.aux(x))) if self.pool.training else (self.out(x),)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_whatever_layer_is_asked_for_its_mode_training_is_followed(fails):
+    model = AsksItsLayer()
+    model.fails = fails
+    if fails:
+        with pytest.raises(ValueError, match="as asked"):
+            dg.trace_channels(model, torch.zeros(1, 3, 6, 6))
+    else:
+        assert list(dg.trace_channels(model, torch.zeros(1, 3, 6, 6)).groups) == ["body", "aux"]
+    assert not hasattr(nn.Module, "training")  # what noticed it is gone
+    assert model.training
+
+
+def test_a_network_that_asks_for_no_mode_is_run_once():
+    runs = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 1))
+    model.register_forward_hook(lambda *_: runs.append(1))
+    assert list(dg.trace_channels(model, torch.zeros(1, 3, 6, 6)).groups) == ["0"]
+    assert len(runs) == 1
+
+
 class OwnModes(nn.Module):
     """Has the head above, but keeps its mode in an attribute of its own."""
 
