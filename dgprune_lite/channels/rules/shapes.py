@@ -72,9 +72,7 @@ def counting(tape: Tape, call: Call) -> int:
 
 
 @rule(
-    """
-    new_zeros new_ones new_full new_empty zeros ones full empty rand randn
-""",
+    "new_zeros new_ones new_full new_empty zeros ones full empty rand randn",
     always=True,
     sizes=True,
 )
