@@ -68,6 +68,15 @@ def test_top_level_has_what_the_readme_promises():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+def test_only_what_belongs_there_is_tracked_at_the_top():
+    kinds = {".md", ".toml", ".txt", ".yml", ".cff", ""}
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    names = [name for name in listed.stdout.decode().split("\0") if name and "/" not in name]
+    assert [name for name in names if Path(name).suffix not in kinds] == []
+
+
 def test_readme_first_screen_has_the_figure_and_the_two_commands():
     screen = (ROOT / "README.md").read_text().splitlines()[:20]
     text = "\n".join(screen)
