@@ -11,6 +11,7 @@ import pytest
 from dgprune_book.figures.answer_words import advice_table, answer, evidence
 from dgprune_book.figures.loss_explorer import describe_losses, loss_explorer, loss_figure
 from dgprune_book.figures.plots import plt
+from dgprune_book.study import answer as rules
 from dgprune_book.study.analysis import BASELINES
 from dgprune_book.study.answer import (
     CURVES,
@@ -18,8 +19,9 @@ from dgprune_book.study.answer import (
     advice,
     all_results,
     default_criterion,
+    found_by_search,
 )
-from dgprune_book.study.intervals import estimate
+from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_rows, write_results
 from made_results import ENVS, row
 from scipy import stats
@@ -137,6 +139,17 @@ def test_the_default_follows_from_the_results(tmp_path):
 def test_the_package_takes_the_default_that_the_committed_results_give(function):
     default = inspect.signature(function).parameters["criterion"].default
     assert default == default_criterion(all_results(RESULTS))
+
+
+def test_what_the_search_found_is_the_default_only_if_better_on_the_unseen_domain(monkeypatch):
+    measured = all_results(RESULTS)
+    pacs = next(each for each in measured if each.name == "PACS")
+    method, _ = found_by_search(pacs)
+    assert method in set(pacs.more["method"])
+    for gain, expected in ((2.0, method), (-2.0, "fisher")):
+        found = method, Estimate(gain, (gain, gain), (gain, gain), 8)
+        monkeypatch.setattr(rules, "found_by_search", lambda _, found=found: found)
+        assert default_criterion([pacs]) == expected
 
 
 def test_losses_are_means_of_the_standard_criteria(tmp_path):

@@ -13,13 +13,15 @@ from pathlib import Path
 import pandas as pd
 
 from dgprune_book.study import analysis
+from dgprune_book.study.choice import advantages, found_better, losses_left_out
 from dgprune_book.study.claims import claims_table
-from dgprune_book.study.headlines import lost_points
+from dgprune_book.study.headlines import lost_points, whole_seeds
 from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_results
 
 _ROLES = ("in_domain", "unseen")
 SCORE, BOTH, SIGNED = "risk_variance", "risk_variance mean=1", "risk_objective"
+TO_BEAT = "fisher on val"  # by what a search finds
 CURVES = (SCORE, BOTH, "fisher", "bn_scale", "l1", "random")
 """The methods that the slider shows."""
 
@@ -194,11 +196,37 @@ def default_criterion(measured: Sequence[Results]) -> str:
     It is what :func:`advice` says of the most telling data set to whoever has most: held-out images
     of several domains. So the table of advice and the default cannot part, and neither looks at the
     unseen domain. (Which images are scored on is up to the caller: a ``Split`` has held-out ones.)
+    What a search on source domains found takes its place only if it is better on the unseen domain.
 
     Args:
         measured: From :func:`all_results`.
     """
+    found = found_by_search(measured[0])
+    if found is not None and found[1].sure and found[1].mean > 0:
+        return found[0]
     return advice(measured[0])[-1].method.removesuffix(" on val")
+
+
+def found_by_search(results: Results) -> tuple[str, Estimate] | None:
+    """What the search on source domains found, and the points it saves on the unseen domain.
+
+    Args:
+        results: The search lies beside its file, with "_nested" at the end of the name.
+
+    Returns:
+        The method and its gain over Fisher on held-out images; None if there was no such search, it
+        found nothing, or that was not measured on the unseen domain.
+    """
+    path = results.path.with_name(f"{results.path.stem}_nested.jsonl")
+    if not path.is_file():
+        return None
+    nested = losses_left_out(path)
+    winner = found_better(advantages(nested, list(nested["method"].unique()), TO_BEAT))
+    unseen = results.by_network("loss_unseen")
+    if winner is None or winner not in unseen:
+        return None
+    pairs = whole_seeds(unseen[[TO_BEAT, winner]])
+    return winner, estimate(pairs[TO_BEAT] - pairs[winner])
 
 
 def saved_with_a_misleading_cue(folder: str | Path = "results") -> tuple[Estimate, Estimate] | None:
