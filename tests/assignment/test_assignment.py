@@ -180,7 +180,7 @@ def test_a_wrong_submission_is_told_what_is_wrong(text, given, tmp_path, capsys)
         (b"score = 3", "the file has a `score` that is 3"),
         (b"def score(model): pass", "raises TypeError: score.* takes 1 positional argument"),
         (b"import no_such_package", "raises ModuleNotFoundError: .*'no_such_package' .line 1"),
-        (b"\xff\xfe\x00", "raises SyntaxError"),
+        (b"\xff\xfe = 1", "raises SyntaxError"),
     ],
 )
 def test_a_file_that_is_no_submission_is_told_so(content, message, given, tmp_path, capsys):
