@@ -1,5 +1,5 @@
 globalThis.dgpruneData = {
-"provenance": {"command": "python -m dgprune_lite.browser --seed 0 --width 8 --steps 800", "dataset": "DigitsLite", "seed": 0, "network": "digits_cnn", "width": 8, "algorithm": "ERM", "dense_steps": 800, "dgprune_lite": "0.1.0", "torch": "2.12.1+cu130", "numpy": "2.4.6", "python": "3.11.7", "system": "Linux x86_64", "device": "cpu", "date": "2026-11-22"},
+"provenance": {"command": "python -m dgprune_book.figures.network_page --seed 0 --width 8 --steps 800", "dataset": "DigitsLite", "seed": 0, "network": "digits_cnn", "width": 8, "algorithm": "ERM", "dense_steps": 800, "dgprune_lite": "0.1.0", "torch": "2.12.1+cu130", "numpy": "2.4.6", "python": "3.11.7", "system": "Linux x86_64", "device": "cpu", "date": "2026-11-22"},
 "classes": 10,
 "tensors": {"conv1.weight": [8, 3, 3, 3], "bn1.weight": [8], "bn1.bias": [8], "bn1.running_mean": [8], "bn1.running_var": [8], "conv2.weight": [16, 8, 3, 3], "bn2.weight": [16], "bn2.bias": [16], "bn2.running_mean": [16], "bn2.running_var": [16], "conv3.weight": [16, 16, 3, 3], "bn3.weight": [16], "bn3.bias": [16], "bn3.running_mean": [16], "bn3.running_var": [16], "fc.weight": [10, 144], "fc.bias": [10]},
 "ratios": [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9],
