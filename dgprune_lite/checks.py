@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 
@@ -75,3 +75,28 @@ def require(what: str, *packages: str, extra: str) -> None:
             raise ImportError(
                 f'{what} needs {package}: pip install {package} (or "dgprune-lite[{extra}]")'
             ) from error
+
+
+def weight_of(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
+    """The weight of a layer, or the parameter of that name itself; KeyError where none is."""
+    owner, _, key = name.rpartition(".")
+    if name in modules:
+        weight = getattr(modules[name], "weight", None)
+        return weight if isinstance(weight, Tensor) else None
+    return (modules[owner]._parameters | modules[owner]._buffers)[key]
+
+
+def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Say where ``model`` does not have the layers, by name, with weights of these shapes."""
+    modules = dict(model.named_modules())
+    for name, expected in shapes.items():
+        try:
+            weight = weight_of(modules, name)
+            found = () if weight is None else tuple(weight.shape)
+        except KeyError:
+            found = None
+        if found != tuple(expected):
+            has = "is not there" if found is None else f"has shape {found}"
+            kind, shape = type(model).__name__, tuple(expected)
+            return f"its layer {name!r} has a weight of shape {shape}, in this {kind} it {has}"
+    return None

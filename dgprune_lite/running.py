@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_leaves
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """The precisions other than float32, in which autocast runs what bears it."""
@@ -165,3 +166,55 @@ def layout_for(model: nn.Module, precision: str = "float32") -> torch.memory_for
     convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
     whole = all(module.out_channels % 8 == 0 for module in convolutions)
     return torch.channels_last if wanted and whole else torch.contiguous_format
+
+
+@contextmanager
+def left_as_found(modules: Collection[nn.Module]) -> Iterator[None]:
+    """Give modules their attributes, modes, hooks and buffers back afterwards, error or not."""
+    found = []
+    for module in modules:
+        own = vars(module)
+        parts = [part for part in own.values() if isinstance(part, (dict, list))]
+        found.append((own, own.copy(), {id(part): part.copy() for part in parts if part}))
+    buffers = {b for module in modules for b in module._buffers.values() if b is not None}
+    copies = [(buffer, version_of(buffer), buffer.clone()) for buffer in buffers]
+    try:
+        yield
+    finally:
+        for own, before, entries in found:
+            for part in before.values():
+                if isinstance(part, (dict, list)) and (part or id(part) in entries):
+                    part.clear()
+                    there = entries.get(id(part), ())
+                    part.update(there) if isinstance(part, dict) else part.extend(there)
+            own.clear()
+            own.update(before)
+        with torch.no_grad():
+            for buffer, version, copy in copies:
+                if version != version_of(buffer):
+                    buffer.copy_(copy)
+
+
+def version_of(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def outputs_in(output: Any) -> Iterator[Tensor]:
+    """All tensors that a network returns, in whatever objects they are."""
+    seen: set[int] = set()
+
+    def search(value: Any) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+        elif id(value) not in seen and not isinstance(value, (nn.Module, type, str, bytes)):
+            seen.add(id(value))
+            parts = [part for part in tree_leaves(value) if part is not value]
+            parts += getattr(value, "__dict__", {}).values()
+            for kind in type(value).__mro__:
+                slots = getattr(kind, "__slots__", ())
+                names = [slots] if isinstance(slots, str) else slots
+                parts += [getattr(value, name, None) for name in names]
+            for part in parts:
+                yield from search(part)
+
+    return search(output)

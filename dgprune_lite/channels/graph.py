@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dgprune_lite.channels.ids import FIXED, Kind
 from dgprune_lite.channels.tape import Tape, follow
+from dgprune_lite.checks import weight_of
 from dgprune_lite.running import check_unwrapped
 
 
@@ -142,38 +143,14 @@ def keep_mask(units: np.ndarray, removed: np.ndarray) -> np.ndarray:
     return np.append(~removed, True)[units]  # -1 is the last entry
 
 
-def weight_of(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
-    """The weight of a layer, or the parameter of that name itself; KeyError where none is."""
-    owner, _, key = name.rpartition(".")
-    if name in modules:
-        weight = getattr(modules[name], "weight", None)
-        return weight if isinstance(weight, Tensor) else None
-    return (modules[owner]._parameters | modules[owner]._buffers)[key]
-
-
-def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """Say where ``model`` does not have the layers, by name, with weights of these shapes."""
-    modules = dict(model.named_modules())
-    for name, expected in shapes.items():
-        try:
-            weight = weight_of(modules, name)
-            found = () if weight is None else tuple(weight.shape)
-        except KeyError:
-            found = None
-        if found != tuple(expected):
-            has = "is not there" if found is None else f"has shape {found}"
-            kind, shape = type(model).__name__, tuple(expected)
-            return f"its layer {name!r} has a weight of shape {shape}, in this {kind} it {has}"
-    return None
-
-
 def trace_channels(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
     """Find the filters of ``model`` that can be removed exactly, and what goes with each.
 
     Args:
         model: Any network that runs. It is run on the example in evaluation mode, without
             gradients, and left as found. Where its code asks for the mode, it is run in training
-            mode, too: it may have more layers there, such as auxiliary heads.
+            mode, too: it may have more layers there, such as auxiliary heads. (Normalisations and
+            modules without weights, such as dropout, may ask for their own.)
         example_inputs: One input batch, such as float32 (1, 3, 28, 28), or a tuple of several.
 
     Returns:
@@ -217,7 +194,7 @@ def _read_off(tape: Tape) -> ChannelGraph:
     for i, reason in tape.reasons.items():
         why.setdefault(int(root[i]), reason)
     producers = {
-        name: root[record.out.numpy()]
+        name: root[record.out]
         for name, record in tape.records.items()
         if record.kind in ("conv", "linear")
     }
@@ -226,7 +203,7 @@ def _read_off(tape: Tape) -> ChannelGraph:
     layers = {}
     for name, r in tape.records.items():
         own, weight = tape.own(name), weight_of(tape.modules, name)
-        out, into = unit[r.out.numpy()], None if r.into is None else unit[r.into.numpy()]
+        out, into = unit[r.out], None if r.into is None else unit[r.into]
         shape = () if weight is None else tuple(weight.shape)
         buffers = tape.modules[name]._buffers.values()
         counted = weight is None or not any(weight is buffer for buffer in buffers)
@@ -267,9 +244,10 @@ def _groups(
     made_by = np.zeros(ids, dtype=np.int64)  # number of an entry of `makers`
     makers: list[tuple[str, ...]] = [()]
     for name, roots in producers.items():
-        before, place = np.unique(made_by[roots], return_inverse=True)
-        made_by[roots] = len(makers) + place
-        makers += [(*makers[number], name) for number in before]
+        before = made_by[roots]
+        for number in sorted(set(before.tolist())):
+            made_by[roots[before == number]] = len(makers)
+            makers.append((*makers[number], name))
     free = np.concatenate([*producers.values(), np.array([FIXED])])
     free = free[np.sort(np.unique(free, return_index=True)[1])]  # in the network's order
     free = free[~np.isin(free, [FIXED, *why])]

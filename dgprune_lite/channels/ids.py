@@ -1,9 +1,9 @@
 """Channel ids: the bookkeeping behind ``graph.py``.
 
-Every activation carries an int64 tensor of its own shape that says, element by element, which
-channel the element belongs to. Ids that must stand and fall together are united; ids that cannot
-be removed exactly are locked, with the reason. Along axes on which ids do not vary the tensor is
-expanded (stride 0), so a feature map costs one number a channel.
+Every activation carries an int64 array that says, element by element, which channel the element
+belongs to. Ids that must stand and fall together are united; ids that cannot be removed exactly are
+locked, with the reason. The array has one entry along axes on which ids do not vary, so a feature
+map costs one number a channel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -34,32 +34,33 @@ ALONE = "it shares its channels with fixed values"
 class Value:
     """What an activation carries besides its numbers."""
 
-    ids: Tensor  # int64, the activation's shape; stride 0 along axes on which ids do not vary
+    ids: np.ndarray  # int64, the activation's axes; one entry along those on which ids do not vary
     zero: bool = True  # whether its elements are exactly 0 once their filter's gates are 0
     gates: frozenset[str] = frozenset()  # the modules whose gates make it so
     constant: bool = False  # whether it is computed from parameters alone, which have no gates
-    written: Tensor | None = None  # ids of what was written to its memory, as another tensor
+    written: np.ndarray | None = None  # ids of what was written to its memory, as another tensor
 
     def __post_init__(self) -> None:
         if not self.zero:
             self.gates = frozenset()
 
-    def moved(self, ids: Tensor, zero: bool = True) -> Value:
+    def moved(self, ids: np.ndarray, zero: bool = True) -> Value:
         """The same elements in other places; ``zero``: whether zeros among them stay zeros."""
         return Value(ids, self.zero and zero, self.gates, self.constant)
 
     @cached_property
     def carries(self) -> bool:
         """Whether any of its elements belong to a removable channel."""
-        return bool(squeeze_constant(self.ids).any())
+        return bool(self.ids.any())
 
 
-def fixed(tensor: Tensor) -> Value:
-    """The value of something that holds no removable channel."""
-    return Value(torch.zeros((), dtype=torch.int64).expand(tensor.shape))
+@cache
+def fixed(axes: int) -> Value:
+    """The value of something with so many axes that holds no removable channel."""
+    return Value(np.zeros([1] * axes, dtype=np.int64))
 
 
-def together(ids: Tensor, values: Sequence[Value]) -> Value:
+def together(ids: np.ndarray, values: Sequence[Value]) -> Value:
     """A value made of all elements of several others."""
     gates = frozenset[str]().union(*(value.gates for value in values))
     return Value(ids, all(v.zero for v in values), gates, all(v.constant for v in values))
@@ -70,12 +71,12 @@ class Record:
     """What is known of one layer while the network is followed."""
 
     kind: Kind
-    out: Tensor  # int64 (output channels,)
-    into: Tensor | None  # int64 (entries of the weight's input axis,)
+    out: np.ndarray  # int64 (output channels,)
+    into: np.ndarray | None  # int64 (entries of the weight's input axis,)
     positions: int  # see `graph.Layer`
 
     @property
-    def sides(self) -> list[Tensor]:
+    def sides(self) -> list[np.ndarray]:
         """The ids on both of its sides."""
         return [self.out] if self.into is None else [self.out, self.into]
 
@@ -91,12 +92,12 @@ class Width(int):
     """
 
     flow: Ids
-    ids: Tensor | None  # int64 (channels,); None where `source` tells
+    ids: np.ndarray | None  # int64 (channels,); None where `source` tells
     source: tuple[str, str]  # module and attribute that it was read from
     factor: Fraction
 
     def __new__(
-        cls, flow: Ids, number: int, ids: Tensor | None, source: tuple[str, str] = ("", ""),
+        cls, flow: Ids, number: int, ids: np.ndarray | None, source: tuple[str, str] = ("", ""),
         factor: Fraction = ONE,
     ) -> Width:  # fmt: skip
         self = super().__new__(cls, number)
@@ -137,24 +138,37 @@ for _name in (
     setattr(Width, f"__{_name}__", _arithmetic(f"__{_name}__"))
 
 
-def squeeze_constant(ids: Tensor) -> Tensor:
-    """View with one entry along every axis on which ``ids`` is expanded, to keep work small."""
-    strides = ids.stride()
-    sizes = [size if step else min(size, 1) for size, step in zip(ids.shape, strides, strict=True)]
-    return ids.as_strided(sizes, strides)
-
-
-def varies(ids: Tensor, axis: int) -> bool:
-    """Whether ids differ along ``axis``."""
-    if ids.shape[axis] <= 1 or ids.stride(axis) == 0:
-        return False
-    small = squeeze_constant(ids)
-    return bool((small != small.narrow(axis, 0, 1)).any())
-
-
-def axes_of(ids: Tensor) -> list[int]:
+def axes_of(ids: np.ndarray) -> list[int]:
     """The axes along which ids differ."""
-    return [axis for axis in range(ids.ndim) if varies(ids, axis)]
+    return [axis for axis, size in enumerate(ids.shape) if size > 1]
+
+
+def first_along(ids: np.ndarray, axis: int) -> np.ndarray:
+    """The first entries along an axis, which stays."""
+    return ids.swapaxes(0, axis)[:1].swapaxes(0, axis)
+
+
+def written_out(ids: np.ndarray, shape: Sequence[int]) -> Tensor:
+    """A tensor of ids of an activation's shape, without memory of its own."""
+    return torch.from_numpy(ids).expand(shape)
+
+
+def in_short(ids: np.ndarray | Tensor) -> np.ndarray:
+    """The inverse: one entry along axes on which ids do not vary."""
+    short = np.asarray(ids)
+    for axis in axes_of(short):
+        first = first_along(short, axis)
+        short = first if short.strides[axis] == 0 or (first == short).all() else short
+    return short
+
+
+def along(ids: np.ndarray, result: Tensor, axis: int) -> np.ndarray:
+    """Ids of channels (channels,) as those of a result in which they lie along ``axis``."""
+    if len(ids) != result.shape[axis]:
+        raise ValueError(f"{len(ids)} channels along axis {axis} of shape {tuple(result.shape)}")
+    shape = [1] * result.ndim
+    shape[axis] = -1
+    return in_short(ids.reshape(shape))
 
 
 class Ids:
@@ -166,11 +180,11 @@ class Ids:
         self.reasons: dict[int, str] = {}  # locked id to why
         self.records: dict[str, Record] = {}  # by module name, see `layer`
         self.used_gates: dict[str, None] = {}
-        self.later: list[tuple[Tensor | None, Width, str]] = []  # what `settle` looks at
+        self.later: list[tuple[np.ndarray | None, Width, str]] = []  # what `settle` looks at
 
-    def fresh(self, count: int) -> Tensor:
+    def fresh(self, count: int) -> np.ndarray:
         self.count += count
-        return torch.arange(self.count - count, self.count)
+        return np.arange(self.count - count, self.count)
 
     def roots(self) -> np.ndarray:
         """For every id the lowest of those united with it, int64 (ids,)."""
@@ -187,41 +201,38 @@ class Ids:
             while (root[root] != root).any():
                 root = root[root]
 
-    def unite(self, a: Tensor, b: Tensor, reason: str) -> None:
+    def unite(self, a: np.ndarray, b: np.ndarray, reason: str) -> None:
         """Unite ids pair by pair, as they broadcast; those paired with FIXED stay for a reason."""
-        if a is b or (a.shape == b.shape and torch.equal(a, b)):
+        if a is b or not (differ := a != b).any():
             return
-        a, b = torch.broadcast_tensors(squeeze_constant(a), squeeze_constant(b))
-        pairs = np.stack([a.reshape(-1).numpy(), b.reshape(-1).numpy()])
-        pairs = pairs[:, pairs[0] != pairs[1]]
+        pairs = np.stack([np.broadcast_to(ids, differ.shape)[differ] for ids in (a, b)])
         fixed = (pairs == FIXED).any(0)
         if fixed.any():
-            self.lock(torch.from_numpy(pairs[:, fixed]), reason)
+            self.lock(pairs[:, fixed], reason)
             pairs = pairs[:, ~fixed]
-        if pairs.size:
-            self.pairs.append(pairs)
+        self.pairs.append(pairs)
 
-    def unite_along(self, ids: Tensor, axis: int, reason: str) -> Tensor:
+    def unite_along(self, ids: np.ndarray, axis: int, reason: str) -> np.ndarray:
         """Unite all ids that differ only in their position on ``axis``; gives the first there."""
-        if varies(ids, axis):
-            small = squeeze_constant(ids)
-            self.unite(small.narrow(axis, 0, 1), small, reason)
-        return ids.narrow(axis, 0, min(1, ids.shape[axis]))
+        first = first_along(ids, axis)
+        self.unite(first, ids, reason)
+        return first
 
-    def lock(self, ids: Tensor | None, reason: str) -> None:
+    def lock(self, ids: np.ndarray | None, reason: str) -> None:
         """Have these ids, if any, stay."""
         if ids is not None:
-            for i in set(squeeze_constant(ids).flatten().tolist()) - {FIXED}:
+            for i in set(ids.ravel().tolist()) - {FIXED}:
                 self.reasons.setdefault(i, reason)
 
-    def channel_ids(self, ids: Tensor, axis: int) -> Tensor:
-        """The ids along ``axis``; channels that meet at one index of it are united."""
-        for other in range(ids.ndim):
-            if other != axis % ids.ndim and varies(ids, other):
+    def channel_ids(self, ids: np.ndarray, axis: int, count: int) -> np.ndarray:
+        """The ids (count,) along ``axis``; channels that meet at one index of it are united."""
+        for other in axes_of(ids):
+            if other != axis % ids.ndim:
                 ids = self.unite_along(ids, other, ALONE)
-        return ids.as_strided([ids.shape[axis]], [ids.stride(axis)])  # the first elsewhere
+        flat = ids.reshape(-1)
+        return flat if len(flat) == count else flat.repeat(count)
 
-    def follow_later(self, ids: Tensor | None, width: Width, reason: str) -> None:
+    def follow_later(self, ids: np.ndarray | None, width: Width, reason: str) -> None:
         """Have `settle` see that an axis with these ids is as long as ``width``; None: lock it."""
         if width.flow is self:  # not a number that some cache kept from another network
             self.later.append((ids, width, reason))
@@ -231,7 +242,7 @@ class Ids:
         for ids, width, reason in self.later:
             counted, record = width.ids, self.records.get(width.source[0])
             if counted is None and record is None:  # surgery leaves it as it is
-                counted = torch.zeros(0, dtype=torch.int64)
+                counted = np.zeros(0, dtype=np.int64)
             elif counted is None and record is not None:
                 counted = record.sides[-1] if width.source[1] in INPUTS else record.out
             assert counted is not None
@@ -244,9 +255,7 @@ class Ids:
                 self.lock(ids, reason)
         self.later.clear()
 
-    def _as_many(self, ids: Tensor, counted: Tensor, factor: Fraction) -> bool:
-        root = torch.from_numpy(self.roots())
-        have, want = (part.sort().values for part in (root[ids], root[counted]))
-        return torch.equal(
-            have.repeat_interleave(factor.denominator), want.repeat_interleave(factor.numerator)
-        )
+    def _as_many(self, ids: np.ndarray, counted: np.ndarray, factor: Fraction) -> bool:
+        root = self.roots()
+        have, want = (np.sort(root[part]) for part in (ids, counted))
+        return np.array_equal(have.repeat(factor.denominator), want.repeat(factor.numerator))

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
-from dgprune_lite.channels.ids import Ids, Kind, Record, Value, axes_of, fixed
-from dgprune_lite.channels.rules.registry import Call, spread
+from dgprune_lite.channels.ids import Ids, Kind, Record, Value, along, axes_of, fixed
+from dgprune_lite.channels.rules.registry import Call
 
 STANDARD = frozenset(["weight", "bias", "running_mean", "running_var"])
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -32,7 +32,7 @@ class Parameters(Ids):
         for name in self.modules:
             for key, tensor in self.own(name).items():
                 self.owners[id(tensor)].append((name, key))
-        self.rows: dict[int, Tensor] = {}  # id of a parameter or buffer to ids of its rows
+        self.rows: dict[int, np.ndarray] = {}  # id of a parameter or buffer to ids of its rows
         self.mixed: dict[str, bool] = {}  # layers whose weights the code reads; also their rows?
         self.values: dict[int, tuple[weakref.ref[Tensor], Value | None]] = {}  # of live tensors
         self.unseen: list[tuple[weakref.ref[Tensor], int]] = []  # who made these is not known
@@ -57,7 +57,7 @@ class Parameters(Ids):
             self.unseen.append((weakref.ref(tensor), self.count))
             self.note(tensor, None)
         if value is None:
-            return fixed(tensor)
+            return fixed(tensor.ndim)
         if value.written is not None:
             self.through_views = True
             for ids in (value.ids, value.written):
@@ -84,7 +84,7 @@ class Parameters(Ids):
             if not followed:
                 return None
         ids = self.rows_of(tensor, tensor.shape[axes[0]])
-        return Value(spread(ids, tensor, axes[0]), zero=False, constant=True)
+        return Value(along(ids, tensor, axes[0]), zero=False, constant=True)
 
     def plain_weight(self, name: str) -> bool:
         """Whether a module's weight is (outputs, inputs of a group, ...)."""
@@ -93,7 +93,7 @@ class Parameters(Ids):
             module, "transposed", False
         )
 
-    def rows_of(self, tensor: Tensor, count: int) -> Tensor:
+    def rows_of(self, tensor: Tensor, count: int) -> np.ndarray:
         if id(tensor) not in self.rows:
             self.rows[id(tensor)] = self.fresh(count)
         return self.rows[id(tensor)]
@@ -110,28 +110,31 @@ class Parameters(Ids):
                 return  # another layer inside has made them anew
             axis = -1 if record.kind == "linear" else 1
             alone = value is not None and not value.gates - {name}
-            if value is not None and alone and self.along(value.ids, record.out, axis):
+            if value is not None and alone and self.lies_along(output, value, record.out, axis):
                 self.note(output, Value(value.ids, gates=frozenset([name])))
             else:
                 kind = type(module).__name__
                 self.lock(record.out, f"{name} ({kind}) gives more than what its filters make")
 
-    def along(self, ids: Tensor, channels: Tensor, axis: int) -> bool:
-        """Whether ids are these channels along ``axis``, and the same along all others."""
-        if not -ids.ndim <= axis < ids.ndim or ids.shape[axis] != len(channels):
+    def lies_along(self, output: Tensor, value: Value, channels: np.ndarray, axis: int) -> bool:
+        """Whether these channels lie along ``axis`` of a tensor, and none along others."""
+        ids, size = value.ids, len(channels)
+        if not -ids.ndim <= axis < ids.ndim or output.shape[axis] != size:
             return False
         if set(axes_of(ids)) - {axis % ids.ndim}:
             return False
-        found = self.channel_ids(ids, axis)
-        root = None if torch.equal(found, channels) else self.roots()
-        return root is None or bool((root[found] == root[channels]).all())
+        found = self.channel_ids(ids, axis, size)
+        if (found == channels).all():
+            return True
+        root = self.roots()
+        return bool((root[found] == root[channels]).all())
 
     def gate_of_own_parameters(self, name: str, output: Tensor, value: Value) -> None:
         """A module that shifts channels by parameters of its own, such as a frozen BatchNorm."""
         own = {key: tensor for key, tensor in self.own(name).items() if id(tensor) in self.rows}
         if not own or axes_of(value.ids) != [1] or any(t.ndim != 1 for t in own.values()):
             return
-        ids = self.channel_ids(value.ids, 1)
+        ids = self.channel_ids(value.ids, 1, output.shape[1])
         for tensor in own.values():
             self.unite(self.rows[id(tensor)], ids, "a fixed scale")
         self.layer(name, Record("norm", ids, None, 0))
@@ -149,16 +152,16 @@ class Parameters(Ids):
                 return None if norm else f"{name}.{key}"
         return top if isinstance(self.modules[top], NORMS if norm else WEIGHTED) else None
 
-    def weight_rows(self, weight: Tensor, outputs: int, transposed: bool = False) -> Tensor:
+    def weight_rows(self, weight: Tensor, outputs: int, transposed: bool = False) -> np.ndarray:
         """Ids of the filters that a weight holds."""
         if id(weight) in self.owners:
             return self.rows_of(weight, outputs)
         ids = self.value(weight).ids
         along_rows = not transposed and axes_of(ids) == [0]
-        return self.channel_ids(ids, 0) if along_rows else self.fresh(outputs)
+        return self.channel_ids(ids, 0, outputs) if along_rows else self.fresh(outputs)
 
     def made(
-        self, call: Call, name: str | None, kind: Kind, out: Tensor, into: Tensor | None,
+        self, call: Call, name: str | None, kind: Kind, out: np.ndarray, into: np.ndarray | None,
         weight: Tensor | None, bias: Tensor | None, positions: int, *others: Tensor | None,
     ) -> Value:  # fmt: skip
         """Record the layer that made a call's result, and put its gate there."""
@@ -173,9 +176,9 @@ class Parameters(Ids):
             self.lock(into, reason)
         if name is None or module is None:
             self.other_macs += 0 if weight is None else weight.numel() * positions
-            return Value(spread(out, call.result, axis), zero=False)
+            return Value(along(out, call.result, axis), zero=False)
         out = self.layer(name, Record(kind, out, into, positions))
-        ids = spread(out, call.result, axis)
+        ids = along(out, call.result, axis)
         if name in self.stack:
             self.inside[name] = call.result
             return Value(ids, gates=frozenset([name]))
@@ -184,7 +187,7 @@ class Parameters(Ids):
         return Value(ids, zero=False)
 
     def belong_together(
-        self, name: str, module: nn.Module | None, out: Tensor, into: Tensor | None,
+        self, name: str, module: nn.Module | None, out: np.ndarray, into: np.ndarray | None,
         tensors: tuple[Tensor | None, ...],
     ) -> str | None:  # fmt: skip
         """Unite rows of a layer's tensors with the channels made; why that cannot be, if so."""
@@ -198,25 +201,25 @@ class Parameters(Ids):
             elif owners:
                 self.unite(self.rows.setdefault(id(tensor), out), out, "a fixed weight")
             elif key != "weight":
-                self.unite(self.channel_ids(self.value(tensor).ids, 0), out, "a fixed bias")
+                self.unite(self.value(tensor).ids, out, "a fixed bias")
             else:
                 own = self.rows.get(id(module and module._parameters.get("weight")))
-                if own is None or not torch.equal(own, out):
+                if own is None or not np.array_equal(own, out):
                     reason = COMPUTED.format(name)
                 else:  # such as weights less their mean over the inputs
                     self.lock(into, f"{name}: each weight is computed from all of its inputs")
         return reason
 
-    def consume(self, name: str, value: Value, axis: int) -> Tensor:
-        """Ids that a layer reads along ``axis``; they must be exactly zero once gated."""
+    def consume(self, name: str, value: Value, axis: int, inputs: int) -> np.ndarray:
+        """Ids (inputs,) that a layer reads along ``axis``; they must be exactly zero once gated."""
         if value.gates & self.inside.keys():
             self.lock(value.ids, f"{name} reads it before a gate can be put there")
         if not value.zero:
             self.lock(value.ids, f"removing it would leave a constant at the input of {name}")
         self.used_gates.update(dict.fromkeys(sorted(value.gates)))
-        return self.channel_ids(value.ids, axis)
+        return self.channel_ids(value.ids, axis, inputs)
 
-    def layer(self, name: str, record: Record) -> Tensor:
+    def layer(self, name: str, record: Record) -> np.ndarray:
         """Record a layer's ids; a module that is called again unites with its first call."""
         known = self.records.setdefault(name, record)
         if known is not record:
@@ -226,7 +229,7 @@ class Parameters(Ids):
             known.positions += record.positions
         return known.out
 
-    def loose_rows(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def loose_rows(self) -> Iterator[tuple[str, Tensor, np.ndarray]]:
         """Name, tensor and ids of parameters and buffers that are of no layer."""
         for name in self.modules:
             for key, tensor in self.own(name).items():

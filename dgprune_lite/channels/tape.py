@@ -7,28 +7,24 @@ network's own code decides what happens.
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from dgprune_lite.channels.ids import INPUTS, OUTPUTS, Value, Width, fixed
-from dgprune_lite.channels.parameters import LAYERS, Parameters
-from dgprune_lite.channels.rules.layers import CONVOLUTIONS, TRANSPOSED
+from dgprune_lite.channels.parameters import LAYERS, NORMS, Parameters
 from dgprune_lite.channels.rules.registry import Call, apply_rule
-from dgprune_lite.channels.state import (
-    left_as_found,
-    modes_asked_for,
-    outputs_in,
-    place_of,
-    version_of,
-    view_of,
-)
-from dgprune_lite.running import device_of, evaluating
+from dgprune_lite.running import device_of, evaluating, left_as_found, outputs_in, version_of
 
 ASKING = frozenset(
     [".dtype", ".device", ".ndim", ".requires_grad", ".is_cuda", ".grad_fn", ".layout", ".grad",
@@ -38,8 +34,6 @@ ASKING = frozenset(
      ".names", "has_names", ".itemsize"]
 )  # fmt: skip
 """Calls that say nothing of channels."""
-COSTLY = frozenset([*CONVOLUTIONS, *TRANSPOSED, "linear"])
-
 ONE_AT_A_TIME = threading.RLock()
 """Held by the thread that follows a network, whose modes and attributes change meanwhile."""
 
@@ -53,13 +47,14 @@ def follow(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tape:
     Raises:
         ValueError: The network does not accept the inputs (names the place).
     """
-    if any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
-        raise ValueError("a lazy module has no weights yet: run the network once first")
     tape = Tape(model)
-    with ONE_AT_A_TIME, left_as_found(model), evaluating(model), torch.no_grad():
+    modules = list(tape.modules.values())
+    if any(is_lazy(tensor) for name in tape.modules for tensor in tape.own(name).values()):
+        raise ValueError("a lazy module has no weights yet: run the network once first")
+    with ONE_AT_A_TIME, left_as_found(modules), evaluating(model), torch.no_grad():
         tape.watch()
         try:
-            with modes_asked_for(model) as asked:
+            with modes_asked_for(modules) as asked:
                 tape.run(inputs)
         except Exception as error:
             shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
@@ -81,15 +76,14 @@ class Tape(TorchFunctionMode, Parameters):
         TorchFunctionMode.__init__(self)
         Parameters.__init__(self, model)
         self.called: set[str] = set()
-        self.shapes: dict[Any, torch.Size] = {}  # of layers' outputs
         self.rebound: list[tuple[Tensor, Tensor]] = []  # aliases of what a call changed in place
-        self.numbers: list[Tensor] = []  # ids at hand where the code asked for numbers
+        self.numbers: list[np.ndarray] = []  # ids at hand where the code asked for numbers
 
     def watch(self) -> None:
         """Let sizes that layers state be known as such."""
         for name, module in self.modules.items():
-            if isinstance(module, LAYERS) or isinstance(getattr(module, "channels", None), int):
-                own = module.__dict__
+            own = module.__dict__
+            if isinstance(module, LAYERS) or isinstance(own.get("channels"), int):
                 depthwise = own.get("groups") == own.get("in_channels")
                 for key in (*OUTPUTS, *INPUTS, *["groups"] * depthwise):
                     if type(own.get(key)) is int and own[key] > 1:
@@ -116,7 +110,7 @@ class Tape(TorchFunctionMode, Parameters):
             self.lock(self.value(tensor).ids, "its outputs are the network's outputs")
         for reference, count in self.unseen:
             if reference() is None:  # no constant: it was made while the network ran
-                self.lock(torch.arange(count), "code that PyTorch compiled is not seen")
+                self.lock(np.arange(count), "code that PyTorch compiled is not seen")
         self.unseen.clear()
         return output
 
@@ -137,27 +131,18 @@ class Tape(TorchFunctionMode, Parameters):
         if call.name in ASKING:
             return func(*args, **call.kwargs)
         versions = [(tensor, version_of(tensor)) for tensor in call.tensors]
-        call.result = self.compute(call)
+        if (
+            self.training
+            and call.name == "batch_norm"
+            and call.argument(1, "running_mean") is not None
+        ):
+            call.kwargs["training"] = False  # its statistics stay, and one value is enough
+        call.result = func(*args, **call.kwargs)
         self.rebound.clear()
         result = apply_rule(self, call)
         for tensor, version in versions:
             if version != version_of(tensor):
                 self.changed_in_place(tensor)
-        return result
-
-    def compute(self, call: Call) -> Any:
-        """Run the call; in training the shapes of layers' outputs are enough, and known."""
-        mean, weight = call.argument(1, "running_mean"), call.argument(1, "weight")
-        if self.training and call.name == "batch_norm" and mean is not None:
-            call.kwargs["training"] = False  # its statistics stay, and one value is enough
-        if call.name not in COSTLY or id(weight) not in self.owners:  # or it is made anew
-            return call.func(*call.args, **call.kwargs)
-        images, how = call.argument(0, "input"), [*call.args, *call.kwargs.values()]
-        key = id(weight), images.shape, str([v for v in how if not isinstance(v, Tensor)])
-        if self.training and key in self.shapes:
-            return images.new_zeros(self.shapes[key])
-        result = call.func(*call.args, **call.kwargs)
-        self.shapes[key] = result.shape
         return result
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -187,9 +172,9 @@ class Tape(TorchFunctionMode, Parameters):
                 self.note(alias, value)
                 self.rebound.append((alias, tensor))
             else:
-                self.note(alias, Value((other or fixed(alias)).ids, written=value.ids))
+                self.note(alias, Value((other or fixed(alias.ndim)).ids, written=value.ids))
 
-    def ids_at_hand(self) -> list[Tensor]:
+    def ids_at_hand(self) -> list[np.ndarray]:
         """Those of all activations that still exist."""
         return [value.ids for _, value in self.values.values() if value is not None]
 
@@ -228,3 +213,49 @@ class Tape(TorchFunctionMode, Parameters):
         beside = {o: m for o, m in self.modules.items() if o.rpartition(".")[0] == parent}
         own = looks(beside.pop(name))
         return [o for o, module in beside.items() if o in self.records and looks(module) == own]
+
+
+@contextmanager
+def modes_asked_for(modules: list[nn.Module]) -> Iterator[list[nn.Module]]:
+    """Those of whose mode code outside of PyTorch's layers asks within the ``with`` block.
+
+    Without such code a network does the same in training as in evaluation. What normalisations ask
+    for is which statistics they take; what has no weights, such as dropout, asks what to drop.
+    """
+    asked = [
+        module
+        for module in modules
+        if type(module).train is not nn.Module.train or hasattr(type(module), "training")
+    ]
+
+    def read(module: nn.Module) -> Any:
+        own, caller = vars(module), sys._getframe(1)
+        plain = isinstance(module, NORMS) or not (own["_parameters"] or own["_modules"])
+        itself = plain and caller.f_locals.get("self") is module
+        if not (itself or caller.f_globals.get("__name__", "").startswith("torch.nn.modules.")):
+            asked.append(module)
+        if "training" not in own:
+            raise AttributeError("training")
+        return own["training"]
+
+    def write(module: nn.Module, mode: bool) -> None:
+        vars(module)["training"] = mode
+
+    nn.Module.training = property(read, write)  # type: ignore[assignment]
+    try:
+        yield asked
+    finally:
+        del nn.Module.training
+
+
+def view_of(tensor: Tensor) -> Any:
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
+def place_of(error: BaseException) -> str:
+    """Where in the network's code an error was raised."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename.replace("\\", "/")
+        if "/torch/" not in file and "dgprune_lite/channels/" not in file:
+            return f" at {frame.name}(): `{frame.line}`"
+    return ""

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from dgprune_lite.channels.graph import misfit, weight_of
+from dgprune_lite.checks import misfit, weight_of
 from dgprune_lite.files import read_tensors, write_atomically
 from dgprune_lite.pruning.plans import PruningPlan
 from dgprune_lite.pruning.surgery import Cut, smaller_copy

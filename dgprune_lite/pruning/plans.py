@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgprune_lite.channels.graph import ChannelGraph, keep_mask, misfit
+from dgprune_lite.channels.graph import ChannelGraph, keep_mask
+from dgprune_lite.checks import misfit
 from dgprune_lite.pruning.limits import by_reason
 from dgprune_lite.pruning.surgery import Cut, smaller_copy
 from dgprune_lite.pruning.verification import check_applied

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dgprune_lite.channels.graph import ChannelGraph, keep_mask
-from dgprune_lite.channels.tape import outputs_in
 from dgprune_lite.exactness import full_float32
-from dgprune_lite.running import check_unwrapped, device_of, evaluating, in_dtype_of
+from dgprune_lite.running import check_unwrapped, device_of, evaluating, in_dtype_of, outputs_in
 from dgprune_lite.scores.gates import check_graph, gating
 
 if TYPE_CHECKING:

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dgprune_lite.channels.graph import ChannelGraph
-from dgprune_lite.channels.ids import Value, squeeze_constant
-from dgprune_lite.channels.rules.layers import CONVOLUTIONS
-from dgprune_lite.channels.rules.registry import MEASURES, RULES, Call, of_kind
-from dgprune_lite.channels.state import left_as_found, outputs_in
-from dgprune_lite.channels.tape import ASKING, COSTLY, ONE_AT_A_TIME, Tape
+from dgprune_lite.channels.ids import Value
+from dgprune_lite.channels.rules.layers import CONVOLUTIONS, TRANSPOSED
+from dgprune_lite.channels.rules.registry import RULES, Call, of_kind
+from dgprune_lite.channels.tape import ASKING, ONE_AT_A_TIME, Tape
 from dgprune_lite.domains.loading import to_device
 from dgprune_lite.exactness import full_float32
-from dgprune_lite.running import Logits, find_logits
+from dgprune_lite.running import Logits, find_logits, left_as_found, outputs_in
 from dgprune_lite.scores.gates import gating
 
 
@@ -84,7 +83,7 @@ class _Ablation(Tape):
         self.alive: list[Tensor] = []  # so that no id is used again
         self.gate_of: dict[int, str] = {}
         self.whole = False  # whether steps cannot be told apart
-        with ONE_AT_A_TIME, left_as_found(model):
+        with ONE_AT_A_TIME, left_as_found(self.modules.values()):
             self.watch()
             output = self.run((images,))
         self.output = tree_map_only(Tensor, lambda t: _Place(self.place(t)), output)
@@ -94,12 +93,9 @@ class _Ablation(Tape):
         root, unit = self.roots(), np.full(self.count, -1)
         for name, record in self.records.items():
             if name in graph.layers:
-                unit[root[record.out.numpy()]] = graph.layers[name].out_units
+                unit[root[record.out]] = graph.layers[name].out_units
         unit = unit[root]
-        self.units = [
-            None if v is None else torch.from_numpy(unit)[squeeze_constant(v.ids)]
-            for v in self.noted
-        ]
+        self.units = [None if v is None else torch.from_numpy(unit[v.ids]) for v in self.noted]
         self.carried = [
             frozenset() if u is None else frozenset(u.unique().tolist()) - {-1} for u in self.units
         ]
@@ -118,12 +114,12 @@ class _Ablation(Tape):
         value = entry[1] if entry else None
         self.noted.append(value)
         if value is not None and value.gates and value.ids.ndim:
-            self.whole |= squeeze_constant(value.ids).shape[0] > 1 and len(value.ids) > 1
+            self.whole |= len(value.ids) > 1
         return len(self.env) - 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         call = Call(func, args, kwargs or {})
-        if call.name in ASKING or RULES.get(call.name) in MEASURES:
+        if call.name in ASKING or "measures" in RULES.get(call.name, (None, ()))[1]:
             return super().__torch_function__(func, types, args, kwargs)
         own = [tensor for tensor in call.tensors if id(tensor) not in self.owners]
         inputs, in_place = [self.place(tensor) for tensor in own], _in_place(call)
@@ -131,7 +127,7 @@ class _Ablation(Tape):
             self.keep_memory_of(call.tensors[0])
         versions = [tensor._version for tensor in own]
         layer = None
-        if call.name in COSTLY:
+        if call.name in (*CONVOLUTIONS, *TRANSPOSED, "linear"):
             name = self.layer_name(*call.tensors[1:3])
             known = self.graph.layers.get(name or "")
             layer = name if known is not None and known.in_units is not None else None

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dgprune_lite.channels.graph import ChannelGraph, misfit
+from dgprune_lite.channels.graph import ChannelGraph
+from dgprune_lite.checks import misfit
 from dgprune_lite.domains import check_labels, to_device
 from dgprune_lite.running import (
     HALF,

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import EACH, ByNumbers, PlainCNN, assert_same, fingerprint, lively, network
 from torch import Tensor, nn
 
@@ -199,12 +200,41 @@ def test_whatever_layer_is_asked_for_its_mode_training_is_followed(fails):
     assert model.training
 
 
-def test_a_network_that_asks_for_no_mode_is_run_once():
-    runs = []
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 1))
-    model.register_forward_hook(lambda *_: runs.append(1))
-    assert list(dg.trace_channels(model, torch.zeros(1, 3, 6, 6)).groups) == ["0"]
-    assert len(runs) == 1
+class NormAct(nn.BatchNorm2d):
+    """Hands its mode on to the function, as timm's does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.running_mean, self.running_var, self.weight, self.bias
+        return F.relu(F.batch_norm(x, *own, self.training))
+
+
+class DropPath(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout2d(x, 0.5, self.training)
+
+
+class Scaled(DropPath):
+    """The same with a weight of its own, which it may leave out in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("norm", "drop", "runs"),
+    [
+        (nn.BatchNorm2d(4), nn.Dropout(), 1),
+        (NormAct(4), DropPath(), 1),
+        (NormAct(4), Scaled(), 2),
+    ],
+)
+def test_a_second_run_follows_what_may_differ_in_training(norm, drop, runs):
+    seen = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, drop, nn.Conv2d(4, 2, 1))
+    model.register_forward_hook(lambda *_: seen.append(1))
+    assert dg.trace_channels(model, torch.zeros(2, 3, 6, 6)).num_filters == 4
+    assert len(seen) == runs
 
 
 class OwnModes(nn.Module):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dgprune_lite.channels.ids import Value, axes_of, varies
-from dgprune_lite.channels.rules.registry import Call, rule, spread
+from dgprune_lite.channels.ids import Value, axes_of
+from dgprune_lite.channels.rules.registry import Call, rule
 
 if TYPE_CHECKING:
     from dgprune_lite.channels.tape import Tape
@@ -53,12 +54,13 @@ def elementwise(tape: Tape, call: Call) -> Any:
     alone = call.name in ("max", "min") and len(values) == 1
     if alone or not isinstance(call.result, Tensor):  # max(x, dim=2) gives a pair
         return reducing(tape, call)
-    wide = [value for value in values if any(_stretched(value.ids, v.ids) for v in values)]
+    wide = [v for t, v in call.pairs if any(_stretched(t, other.ids) for other in values)]
     call.lock("spreads it over other channels", *wide)
     aligned = [value for value in values if value not in wide]
     if not aligned:
         return None
-    ids = call.united(aligned).expand(call.result.shape)
+    ids = call.united(aligned)
+    ids = ids.reshape([1] * (call.result.ndim - ids.ndim) + list(ids.shape))
     divisors = values[:1] if call.name in INVERTING else values[1:] * (call.name in DIVIDING)
     changing = [value for value in divisors if not value.constant]
     call.lock("by it, and zeros cannot divide", *changing)
@@ -67,9 +69,9 @@ def elementwise(tape: Tape, call: Call) -> Any:
     return Value(ids, gates is not None, gates or frozenset(), constant)
 
 
-def _gates_left(call: Call, ids: Tensor) -> frozenset[str] | None:
+def _gates_left(call: Call, ids: np.ndarray) -> frozenset[str] | None:
     """The gates that make the result zero; None where none do."""
-    zeros = tuple(v.carries and v.zero and not _stretched(v.ids, ids) for v in call.values)
+    zeros = tuple(v.carries and v.zero and not _stretched(t, ids) for t, v in call.pairs)
     if call.name == "zeros_like":
         return frozenset()
     if not any(zeros) or call.name in RANDOM:
@@ -103,11 +105,12 @@ def _ask(call: Call, zeros: tuple[bool, ...]) -> tuple[int, ...] | None:
     return next((w for w in tried if result(w, 3) == 0 and result(w, -2) == 0), None)
 
 
-def _stretched(ids: Tensor, target: Tensor) -> bool:
-    """Whether broadcasting stretches ``ids`` over an axis along which ``target`` varies."""
-    return ids.shape != target.shape and any(
-        (-axis > ids.ndim or ids.shape[axis] == 1) and varies(target, axis)
-        for axis in range(-target.ndim, 0)
+def _stretched(tensor: Tensor, ids: np.ndarray) -> bool:
+    """Whether broadcasting stretches a tensor over an axis along which ``ids`` vary."""
+    sizes = tensor.shape
+    return any(
+        ids.shape[axis] > 1 and (-axis > len(sizes) or sizes[axis] == 1)
+        for axis in range(-ids.ndim, 0)
     )
 
 
@@ -125,7 +128,7 @@ def pooling(tape: Tape, call: Call) -> Value | None:
     several = not isinstance(call.result, Tensor)
     if several or axes_of(value.ids) not in ([], [1]):
         return call.lock("gives more than one tensor" if several else OVER_CHANNELS, value)
-    return value.moved(spread(tape.channel_ids(value.ids, 1), call.result, 1))
+    return value
 
 
 @rule("""
@@ -142,10 +145,9 @@ def reducing(tape: Tape, call: Call) -> Any:
     ids = _unite_reduced(tape, call, axes)
     if ids is None:
         return None
-    for axis in axes:
-        ids = ids.narrow(axis, 0, 1)
     zero, several = call.name not in CONSTANT_AT_ZERO, not isinstance(call.result, Tensor)
-    ids = ids.reshape((call.result[0] if several else call.result).shape)
+    if (call.result[0] if several else call.result).ndim < ids.ndim:
+        ids = ids.squeeze(tuple(axes))
     indices = call.name in ("max", "min", "median")
     first = value.moved(ids, zero)
     return (first, value.moved(ids, zero and not indices)) if several else first
@@ -162,7 +164,7 @@ def along_an_axis(tape: Tape, call: Call) -> Value | None:
     return None if ids is None else value.moved(ids, call.name in ("normalize", "cumsum"))
 
 
-def _unite_reduced(tape: Tape, call: Call, axes: set[int]) -> Tensor | None:
+def _unite_reduced(tape: Tape, call: Call, axes: set[int]) -> np.ndarray | None:
     """Ids where what is reduced together is one; None, locked, where those are all channels."""
     ids = call.values[0].ids
     along = axes_of(ids)
@@ -170,5 +172,5 @@ def _unite_reduced(tape: Tape, call: Call, axes: set[int]) -> Tensor | None:
         return call.lock(OVER_CHANNELS, call.values[0])
     for axis in axes.intersection(along):
         why = f"{call.title} with values that no filter makes"
-        ids = tape.unite_along(ids, axis, why).expand(ids.shape)
+        ids = tape.unite_along(ids, axis, why)
     return ids

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dgprune_lite.channels.ids import Kind, Value, Width, axes_of
-from dgprune_lite.channels.rules.registry import Call, rule, spread
+from dgprune_lite.channels.ids import Kind, Value, Width, along, axes_of
+from dgprune_lite.channels.rules.registry import Call, rule
 
 if TYPE_CHECKING:
     from dgprune_lite.channels.tape import Tape
@@ -14,7 +14,7 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
-@rule(" ".join([*CONVOLUTIONS, *TRANSPOSED, "linear"]), always=True)
+@rule(" ".join([*CONVOLUTIONS, *TRANSPOSED, "linear"]), "always")
 def layer(tape: Tape, call: Call) -> Value | None:
     """Reads channels and makes new ones; in a depthwise convolution output goes with input."""
     images, weight, bias = (call.argument(i, k) for i, k in enumerate(("input", "weight", "bias")))
@@ -28,18 +28,19 @@ def layer(tape: Tape, call: Call) -> Value | None:
     counted = images if transposed else call.result
     positions = counted.numel() // (counted.shape[axis] * tape.images)
     if groups == inputs and groups > 1:  # depthwise: output c·m+k goes with input c
-        ids = tape.channel_ids(value.ids, 1)
+        ids = tape.channel_ids(value.ids, 1, inputs)
         if not isinstance(groups, Width):
             tape.lock(ids, f"{name} convolves in a number of groups that is fixed in the code")
-        ids = ids.repeat_interleave(outputs // inputs)
+        ids = ids.repeat(outputs // inputs)
         if bias is None and name not in tape.modules:  # a fixed kernel, such as one that blurs
             own = id(weight) in tape.owners
-            kernel = tape.rows_of(weight, outputs) if own else tape.value(weight).ids[:, 0]
-            tape.unite(ids, tape.channel_ids(kernel, 0), "a kernel for so many channels")
+            kernel = tape.rows_of(weight, outputs) if own else tape.value(weight).ids
+            kernel = tape.channel_ids(kernel, 0, outputs)
+            tape.unite(ids, kernel, "a kernel for so many channels")
             tape.other_macs += weight.numel() * positions * (not tape.training)
-            return value.moved(spread(ids, call.result, 1))
+            return value.moved(along(ids, call.result, 1))
         return tape.made(call, name, kind, ids, None, weight, bias, positions)
-    into = tape.consume(name or call.name, value, axis)
+    into = tape.consume(name or call.name, value, axis, inputs)
     rows = tape.weight_rows(weight, outputs, transposed)
     if groups > 1:  # the groups lose channels at the same offsets
         why = f"{name} convolves in groups that must stay equally wide"
@@ -48,27 +49,29 @@ def layer(tape: Tape, call: Call) -> Value | None:
     return tape.made(call, name, kind, rows, into, weight, bias, positions)
 
 
-@rule("batch_norm instance_norm", always=True)
+@rule("batch_norm instance_norm", "always")
 def norm(tape: Tape, call: Call) -> Value:
     """Each channel is normalised by itself, so a gate behind it does."""
     keys = ("running_mean", "running_var", "weight", "bias")
     mean, variance, weight, bias = (call.argument(i, key) for i, key in enumerate(keys, start=1))
     value, tensors = tape.value(call.args[0]), (weight, bias, mean, variance)
-    ids, name = tape.channel_ids(value.ids, 1), tape.layer_name(*tensors, norm=True)
+    ids = tape.channel_ids(value.ids, 1, call.result.shape[1])
+    name = tape.layer_name(*tensors, norm=True)
     if name:
         return tape.made(call, name, "norm", ids, None, weight, bias, 0, mean, variance)
     for tensor in tensors:
         if tensor is not None:
-            tape.unite(ids, tape.channel_ids(tape.value(tensor).ids, 0), "a fixed scale")
-    return value.moved(spread(ids, call.result, 1), bias is None and mean is None)
+            tape.unite(ids, tape.value(tensor).ids, "a fixed scale")
+    return value.moved(along(ids, call.result, 1), bias is None and mean is None)
 
 
-@rule("group_norm", always=True)
+@rule("group_norm", "always")
 def group_norm(tape: Tape, call: Call) -> Value:
     """Channels that are normalised together can only go together, group by group."""
     value, count = tape.value(call.args[0]), call.argument(1, "num_groups")
     weight, bias = call.argument(2, "weight"), call.argument(3, "bias")
-    ids, name = tape.channel_ids(value.ids, 1), tape.layer_name(weight, bias, norm=True)
+    ids = tape.channel_ids(value.ids, 1, call.result.shape[1])
+    name = tape.layer_name(weight, bias, norm=True)
     if count == 1:
         tape.lock(ids, f"{name} (GroupNorm) normalises all channels together")
     elif getattr(tape.modules.get(name), "num_groups", None) != count:
@@ -78,17 +81,17 @@ def group_norm(tape: Tape, call: Call) -> Value:
     return tape.made(call, name, "norm", ids, None, weight, bias, 0)
 
 
-@rule("prelu", always=True)
+@rule("prelu", "always")
 def prelu(tape: Tape, call: Call) -> Value:
     """Zero stays zero; slopes, where each channel has its own, go with the channels."""
     value, weight = tape.value(call.args[0]), call.argument(1, "weight")
     if weight.numel() == 1:
         return value
-    ids, name = tape.channel_ids(value.ids, 1), tape.layer_name(weight)
+    ids, name = tape.channel_ids(value.ids, 1, weight.numel()), tape.layer_name(weight)
     if name in tape.modules:
         return value.moved(tape.made(call, name, "activation", ids, None, weight, None, 0).ids)
     tape.unite(ids, tape.value(weight).ids, "a fixed slope")
-    return value.moved(spread(ids, call.result, 1))
+    return value.moved(along(ids, call.result, 1))
 
 
 @rule("layer_norm rms_norm local_response_norm")

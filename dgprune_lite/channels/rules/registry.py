@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Collection
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from dgprune_lite.channels.ids import Value, Width, squeeze_constant
+from dgprune_lite.channels.ids import Value, Width, in_short, written_out
 
 if TYPE_CHECKING:
     from dgprune_lite.channels.tape import Tape
 
 Rule = Callable[["Tape", "Call"], Any]
-RULES: dict[str, Rule] = {}  # by the function's name
-ALWAYS: set[Rule | None] = set()  # rules that also act where no input carries channels
-SIZES: set[Rule | None] = set()  # rules that know what to do with a size that shrinks
-MEASURES: set[Rule | None] = set()  # rules that give the network another result: sizes
+RULES: dict[str, tuple[Rule | None, Collection[str]]] = {}
+"""The rule of each function, by its name, and in which ways it is out of the ordinary.
+
+"always": it also acts where no input carries channels; "sizes": it knows what to do with a size
+that shrinks; "measures": it gives the network another result, sizes.
+"""
 NUMBERS = frozenset(
     ["bool", "float", "int", "index", "item", "tolist", "numpy", "array", "equal", "allclose",
      "is_nonzero", "complex", "nonzero", "unique", "argwhere", "masked_select"]
@@ -33,8 +35,7 @@ class Call:
 
     def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tape: Any = None):
         self.func, self.args, self.kwargs, self.tape = func, args, kwargs, tape
-        name = getattr(func, "__name__", str(func))
-        self.name = f".{func.__self__.__name__}" if name == "__get__" else name.strip("_")
+        self.name = name_of(func)
         self.result: Any = None
 
     @cached_property
@@ -46,6 +47,11 @@ class Call:
     def values(self) -> list[Value]:
         """Those of the tensors."""
         return [self.tape.value(tensor) for tensor in self.tensors]
+
+    @property
+    def pairs(self) -> list[tuple[Tensor, Value]]:
+        """The tensors with their values."""
+        return list(zip(self.tensors, self.values, strict=True))
 
     @property
     def title(self) -> str:
@@ -79,26 +85,34 @@ class Call:
         for width in of_kind(items, Width):
             self.tape.follow_later(None, width, why)
 
-    def united(self, values: list[Value]) -> Tensor:
+    def united(self, values: list[Value]) -> np.ndarray:
         """Ids of values whose elements meet, such as those of a sum."""
-        if len(values) == 1:
-            return values[0].ids
-        ids, *others = (squeeze_constant(value.ids) for value in values)
+        ids, *others = (value.ids for value in values)
         for other in others:
-            self.tape.unite(ids, other, f"{self.title} with values that no filter makes")
-            ids = torch.maximum(ids, other)
+            if other is not ids:
+                self.tape.unite(ids, other, f"{self.title} with values that no filter makes")
+                ids = in_short(np.maximum(ids, other))
         return ids
 
+    def done_to_ids(self) -> Any:
+        """What the call does to the elements of its tensors, done to their ids."""
+        ids = [written_out(value.ids, tensor.shape) for tensor, value in self.pairs]
+        left = iter(ids)
+        return tree_map_only(Tensor, in_short, self.with_tensors(lambda tensor: next(left)))
 
-def rule(
-    names: str, always: bool = False, sizes: bool = False, measures: bool = False
-) -> Callable[[Rule], Rule]:
+
+@lru_cache(1000)
+def name_of(func: Any) -> str:
+    """A function's name without underscores; an attribute's begins with a dot."""
+    name = getattr(func, "__name__", str(func))
+    return f".{func.__self__.__name__}" if name == "__get__" else str(name).strip("_")
+
+
+def rule(names: str, *ways: str) -> Callable[[Rule], Rule]:
     """Register a rule for functions and methods of these names, between spaces."""
 
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names.split(), function))
-        for known, asked in ((ALWAYS, always), (SIZES, sizes), (MEASURES, measures)):
-            known.update([function] if asked else [])
+        RULES.update(dict.fromkeys(names.split(), (function, ways)))
         return function
 
     return register
@@ -106,14 +120,14 @@ def rule(
 
 def apply_rule(tape: Tape, call: Call) -> Any:
     """Note the values of a call's results by its rule; returns what the network is to get."""
-    rule, value = RULES.get(call.name), None
-    if rule is not None and rule in MEASURES:
+    (rule, ways), value = RULES.get(call.name, (None, ())), None
+    if rule is not None and "measures" in ways:
         return rule(tape, call)
-    if rule is not None and rule in ALWAYS:
+    if rule is not None and "always" in ways:
         value = rule(tape, call)
     else:
         widths = of_kind((*call.args, *call.kwargs.values()), Width)
-        if widths and rule not in SIZES:
+        if widths and "sizes" not in ways:
             call.lock_sizes(widths, f"{call.title} {COUNTED}")
             widths = []
         carrying = [value for value in call.values if value.carries]
@@ -143,12 +157,3 @@ def of_kind(items: Any, kind: type) -> list[Any]:
         elif isinstance(item, slice) and kind is Width:
             found += of_kind((item.start, item.stop, item.step), kind)
     return found
-
-
-def spread(ids: Tensor, result: Tensor, axis: int) -> Tensor:
-    """ids of channels (channels,), expanded to the shape of ``result``."""
-    if len(ids) != result.shape[axis]:
-        raise ValueError(f"{len(ids)} channels along axis {axis} of shape {tuple(result.shape)}")
-    strides = [0] * result.ndim
-    strides[axis] = ids.stride(0)
-    return ids.as_strided(result.shape, strides)
