@@ -20,6 +20,7 @@ from dgprune_book.study.answer import (
     all_results,
     default_criterion,
     found_by_search,
+    judge,
 )
 from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_rows, write_results
@@ -36,16 +37,16 @@ LOSSES = {
 }  # fmt: skip
 
 
-def write(folder, name, losses=None, noise=0.0, dataset="DigitsLite"):
+def write(folder, name, losses=None, noise=0.0, dataset="DigitsLite", seeds=3, ratios=(0.4, 0.5)):
     """A file of results in which every method loses what LOSSES says, but for noise."""
     rng, rows = np.random.default_rng(0), []
-    for seed in range(3):
+    for seed in range(seeds):
         for env in ENVS:
             rows.append(row("none", env, seed, 0.95, 0.80, 0.80, dataset=dataset))
             for method, (inside, unseen) in (losses or LOSSES).items():
                 a, b = rng.normal(0, noise, 2)
                 shown = (0.95 - inside / 100 + a, 0.80 - unseen / 100 + b, 0.5)
-                for ratio in (0.4, 0.5):
+                for ratio in ratios:
                     scored_on = {"taylor": "train", "fisher": "train", "risk_variance": "val"}
                     more = {"ratio": ratio, "dataset": dataset, "scored_on": scored_on.get(method)}
                     rows.append(row(method, env, seed, *shown, **more))
@@ -150,6 +151,37 @@ def test_what_the_search_found_is_the_default_only_if_better_on_the_unseen_domai
         found = method, Estimate(gain, (gain, gain), (gain, gain), 8)
         monkeypatch.setattr(rules, "found_by_search", lambda _, found=found: found)
         assert default_criterion([pacs]) == expected
+
+
+def test_sentences_rest_on_all_networks_at_their_ratio_and_curves_on_the_same_at_all(tmp_path):
+    write(tmp_path, "book", noise=1e-4)
+    (few,) = all_results(tmp_path)
+    assert len(few.losses_at()) == len(few.losses_at(0.5)) == 12
+    other = LOSSES | {"risk_variance": (1, 9), "fisher": (3, 3)}  # better on the sources alone
+    write(tmp_path, "hundred", other, noise=1e-4, seeds=9, ratios=(0.5,))
+    (many,) = all_results(tmp_path)
+    pd.testing.assert_frame_equal(many.lost, few.lost)
+    for ratio in (0.4, 0.5):
+        pd.testing.assert_frame_equal(many.losses_at(ratio), few.losses_at(ratio))
+    assert len(many.losses_at()) == 36
+    unseen = many.by_network("loss_unseen").mean()  # a third of the networks are those of before
+    assert unseen["risk_variance"] == pytest.approx(2 / 3 + 9 * 2 / 3, abs=0.1)
+    before, after = judge(few), judge(many)
+    assert (before["pairs"].unique(), after["pairs"].unique()) == (12, 36)
+    assert before["verdict"][3] == "supported"
+    assert after["verdict"][3] == "not supported"
+    assert [advice(each)[-1].method for each in (few, many)] == ["fisher", "risk_variance"]
+    assert [default_criterion([each]) for each in (few, many)] == ["fisher", "risk_variance"]
+    assert "is better than Fisher" in answer([few])[2]
+    assert "Choose the filters by risk variance" in answer([many])[1]
+
+
+def test_of_further_networks_whole_seeds_count_alone(tmp_path):
+    write(tmp_path, "book")
+    write(tmp_path, "hundred", seeds=5, ratios=(0.5,))
+    rows, _ = read_rows(tmp_path / "hundred.jsonl")
+    write_results(tmp_path / "hundred.jsonl", rows[:-1], {})  # seed 4 is still at work
+    assert set(all_results(tmp_path)[0].losses_at().index.unique("seed")) == {0, 1, 2, 3}
 
 
 def test_losses_are_means_of_the_standard_criteria(tmp_path):

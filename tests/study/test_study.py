@@ -20,10 +20,15 @@ import numpy as np
 import pytest
 import torch
 from dgprune_book.study import collecting, command, datasets, experiment, runner
+from dgprune_book.study.analysis import BASELINES as STANDARD
+from dgprune_book.study.analysis import method_name
+from dgprune_book.study.answer import SITUATIONS
 from dgprune_book.study.cells import ENVIRONMENTS, Cell, cell_of
+from dgprune_book.study.collecting import names_of
 from dgprune_book.study.criteria import BASELINES, OURS, variance_score
 from dgprune_book.study.experiment import Bench, dense_network, run_cell
 from dgprune_book.study.grids import GRIDS, RATIOS, SEARCH, grid_cells, stages
+from dgprune_book.study.headlines import LADDER, LIKE_FOR_LIKE
 from dgprune_book.study.results import read_results, write_results
 from scipy import stats
 from torch.utils.data import Dataset, TensorDataset
@@ -75,6 +80,19 @@ def test_the_main_grids_hold_what_the_book_needs(grid, width):
     later = {"l2", "bn_scale_and_risk", "risk_objective"}  # not, or only in the search
     assert {name for name, _ in per_criterion} == set(dg.CRITERIA) - later
     assert min(per_criterion.values()) == 20  # 5 seeds × 4 test domains
+
+
+def test_a_hundred_networks_have_all_that_the_text_compares_at_its_ratio():
+    cells = [cell for cell in grid_cells(["hundred"]) if cell.criterion != "none"]
+    assert {cell.pruning_ratio for cell in cells} == {0.5}
+    assert len({cell.dense_id for cell in cells}) == 100
+    known = {name for grid in ("book", "variants") for name in map(names_of, grid_cells([grid]))}
+    again = [cell for cell in cells if cell.seed < 5 and "reverse" not in cell.options]
+    assert known >= set(map(names_of, again)), "the networks of the main grid are among them"
+    networks = Counter(method_name(asdict(cell)) for cell in cells)
+    compared = [*LADDER.values(), *LIKE_FOR_LIKE.values(), *(names for _, names in SITUATIONS)]
+    assert set(networks) >= {*itertools.chain(*compared), *STANDARD}
+    assert set(networks.values()) == {100}
 
 
 def test_the_resnet_grid_has_three_ratios():

@@ -2,6 +2,9 @@
 
 PACS comes first as soon as its results lie beside those of the digits; the pages that ask here need
 no edit then. Nothing is chosen by the unseen domain: the advice follows from losses on the sources.
+
+Sentences compare at one ratio, where more networks can be had than at all of them. So curves over
+ratios show one set of networks throughout, and sentences rest on all that there are.
 """
 
 from __future__ import annotations
@@ -33,11 +36,11 @@ SITUATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("held-out images of several domains", (SCORE, BOTH, "worst_domain")),
 )
 # File, title, classes, the ratio that sentences are about (set with the grid), files with further
-# methods on the same networks. Of those whose titles begin alike, the first that is there is read.
+# networks or methods at it. Of those whose titles begin alike, the first that is there is read.
 _FILES = (
     ("pacs", "PACS", 7, 0.4, ()),
     ("pacs64", "PACS at 64 pixels", 7, 0.4, ()),
-    ("book", "digits", 10, 0.5, ("variants",)),
+    ("book", "digits", 10, 0.5, ("hundred", "variants")),
 )
 
 
@@ -51,8 +54,8 @@ class Results:
         title: The same with the size of the images, where there are several.
         classes: Their number; one in so many is right by chance.
         ratio: The pruning ratio that sentences are about.
-        lost: From :func:`~dgprune_book.study.analysis.losses`.
-        more: Further methods on the same networks, with those of ``lost``.
+        lost: From :func:`~dgprune_book.study.analysis.losses`: the same networks at every ratio.
+        more: At :attr:`ratio`, further networks and methods, too.
     """
 
     name: str
@@ -69,8 +72,13 @@ class Results:
         return [name for name in analysis.BASELINES if name in set(self.lost["method"])]
 
     def by_network(self, value: str, ratio: float | None = None) -> pd.DataFrame:
-        """One row per network, one column per method: a loss at a ratio, :attr:`ratio` if None."""
-        return analysis.table_of_pairs(self.more, self.ratio if ratio is None else ratio, value)
+        """One row per network, one column per method: a loss at a ratio, as curves show it.
+
+        If None: at :attr:`ratio`, of all networks there.
+        """
+        if ratio is None:
+            return analysis.table_of_pairs(self.more, self.ratio, value)
+        return analysis.table_of_pairs(self.lost, ratio, value)
 
     def losses_at(self, ratio: float | None = None) -> pd.DataFrame:
         """In-domain, unseen and extra loss of every network, mean of the standard criteria."""
@@ -140,7 +148,8 @@ def all_results(folder: str | Path = "results") -> list[Results]:
         beside = [Path(folder, f"{each}.jsonl") for each in further]
         lost = _same_networks(_losses(path))
         if ratio in set(lost["pruning_ratio"]):  # else the run has only begun
-            more = _losses(path, *(each for each in beside if each.is_file()))
+            more = _same_networks(_losses(path, *(each for each in beside if each.is_file())))
+            more = more[more["pruning_ratio"] == ratio]
             found[name] = Results(name, path, title, classes, ratio, lost, more)
     return list(found.values())
 
@@ -262,8 +271,5 @@ def judge(results: Results) -> pd.DataFrame:
     Returns:
         As :func:`~dgprune_book.study.claims.claims_table`.
     """
-    frame = read_results(results.path)[0].assign(images_per_domain=None)  # settings of the grid
-    seeds = results.lost.loc[results.lost["pruning_ratio"] == results.ratio, "seed"]
-    usual = results.lost[["finetune_steps", "scope", "schedule"]].iloc[0]
-    frame = frame[frame["seed"].isin(seeds) & (frame[usual.index] == usual).all(axis=1)]
-    return claims_table(frame, pruning_ratio=results.ratio, method=SCORE, standard=results.standard)
+    more, standard = results.more, results.standard
+    return claims_table(more, pruning_ratio=results.ratio, method=SCORE, standard=standard)

@@ -10,13 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgprune_book.study.analysis import (
-    BASELINES,
-    compare,
-    known_method,
-    losses,
-    table_of_pairs,
-)
+from dgprune_book.study.analysis import BASELINES, compare, known_method, table_of_pairs
 from dgprune_book.study.headlines import as_row
 from dgprune_book.study.intervals import estimate
 
@@ -29,7 +23,7 @@ CLAIMS = (
 
 
 def claims_table(
-    frame: pd.DataFrame,
+    lost: pd.DataFrame,
     *,
     pruning_ratio: float = 0.5,
     method: str = "risk_variance",
@@ -58,7 +52,7 @@ def claims_table(
        p < 0.05, else not.
 
     Args:
-        frame: From :func:`~dgprune_book.study.results.read_results`, of one network and one budget.
+        lost: From :func:`~dgprune_book.study.analysis.losses`, of one network and one budget.
         pruning_ratio: At which to judge.
         method: A ``method`` of :func:`~dgprune_book.study.analysis.losses`, chosen without looking
             at the unseen domain.
@@ -67,7 +61,7 @@ def claims_table(
         One row a claim: claim, measured (what the effect is), effect, low, high, pairs,
         pruning_ratio, verdict ("supported", "partly", "not supported").
     """
-    lost, standard = losses(frame), list(standard)
+    standard = list(standard)
 
     def table(value: str) -> pd.DataFrame:
         pairs = table_of_pairs(lost, pruning_ratio, value)

@@ -22,6 +22,7 @@ from dgprune_book.study.criteria import (
     MEAN_AND_STD,
     OURS,
     PRIOR,
+    REVERSED,
     SCALED,
     SECOND,
     STD,
@@ -51,6 +52,18 @@ SEARCH: tuple[Criterion, ...] = (
 
 def _book() -> list[Cell]:
     return cross([*BASELINES, *OURS], RATIOS)
+
+
+def _hundred() -> list[Cell]:
+    like = [STD, MEAN_AND_STD, REVERSED]
+    criteria = [
+        *BASELINES,
+        *map(on_held_out_images, (TAYLOR, FISHER)),
+        *like,
+        *({**criterion, "scored_on": "train"} for criterion in like),
+        WORST_DOMAIN,
+    ]
+    return cross(criteria, (0.5,), seeds=range(25))
 
 
 def _widths() -> list[Cell]:
@@ -155,6 +168,7 @@ def _by_seed(cells: Iterable[Cell]) -> list[Cell]:
 
 GRIDS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "book": ("digits_cnn of width 16: all criteria, six ratios", _book),
+    "hundred": ("the same and eighty more networks at one ratio: what the text compares", _hundred),
     "widths": ("the same with width 8", _widths),
     "resnet": ("digits_resnet: all criteria, three ratios", _resnet),
     "variants": ("variants of the score, and global ranking", _variants),
