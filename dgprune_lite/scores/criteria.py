@@ -134,9 +134,10 @@ def _power_sums(
     model: nn.Module, graph: ChannelGraph, power: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """For every layer with filters: their units and Σ |weight|^power, float64 (channels,)."""
+    raised = {1: Tensor.abs_, 2: Tensor.square_}[power]
     for units, rows in _filters(model, graph):
         step = max(1, 2**16 // rows.shape[1])  # few: memory that is asked for anew is slow
-        blocks = [block.double().abs_().pow_(power).sum(1) for block in rows.split(step)]
+        blocks = [raised(block.double()).sum(1) for block in rows.split(step)]
         yield units, torch.cat(blocks)
 
 
