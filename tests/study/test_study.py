@@ -896,6 +896,16 @@ def test_committed_results_belong_to_the_grid_of_their_name(path):
     assert len(names) == len(cells)
 
 
+def test_committed_files_agree_on_the_cells_that_they_share():
+    """Whoever reads two of them as one table may take a shared cell from either."""
+    seen: dict[tuple[str, str], tuple[float, float]] = {}
+    for path in RESULTS:
+        frame, _ = read_results(path)
+        for row in frame[frame["pruning_ratio"].gt(0)].to_dict("records"):
+            found = (row["accuracy_in_domain"], row["accuracy_unseen"])
+            assert seen.setdefault(names_of(cell_of(row)), found) == found, path
+
+
 SAMPLE = (  # of the first network of each grid
     ("book", "risk_variance", 0.5),
     ("book", "none", 0.0),
