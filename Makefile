@@ -103,7 +103,7 @@ lint: env-test
 	$(RUN) -m mypy
 
 bench: env-test ## print the speed tables
-	@for name in pruner scoring speedup; do echo "== $$name"; $(RUN) benchmarks/$$name.py || exit 1; done
+	@for name in pruner scoring speedup training; do echo "== $$name"; $(RUN) benchmarks/$$name.py || exit 1; done
 
 study: env-test ## run the full grid of experiments behind the book's figures (hours; resumable)
 	$(RUN) -m dgprune_book.study

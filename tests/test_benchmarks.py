@@ -67,6 +67,24 @@ def test_the_table_of_a_gpu_and_what_the_book_says_of_it(monkeypatch, tmp_path):
     assert all(line.count("passes, 7 MiB") == 2 for line in lines)
 
 
+def test_the_benchmark_of_training_measures_both_loops(monkeypatch):
+    """Without a GPU: which calls it makes, and that a step's time becomes steps a second."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    training = importlib.import_module("training")
+    clock, asked = [0.0], []
+
+    def fit(model, data, *, steps, cuda_graph, **settings):
+        asked.append(cuda_graph)
+        clock[0] += steps * (0.25 if cuda_graph else 1.0)
+
+    monkeypatch.setattr(training.dg, "fit", fit)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    found = training.line(("digits_cnn", 28, 2, "float32"), 10, 2, "cpu")
+    assert asked == 3 * [False, True]
+    assert (found["images a step"], found["times as fast"]) == (6, 4.0)
+    assert (found[training.PLAIN], found[training.REPLAYED]) == (1.0, 4.0)
+
+
 def test_the_benchmark_of_scoring_waits_for_the_gpu_that_it_uses(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     scoring = importlib.import_module("scoring")

@@ -135,8 +135,8 @@ def network_recipe(cell: Cell, split: Split) -> dict[str, Any]:
 
 def _training(cell: Cell) -> dict[str, Any]:
     """Settings of all training: images of PACS are augmented, those of the others shifted."""
-    shift = 0 if cell.dataset.startswith("PACS") else 2
-    return {"precision": cell.precision, "max_shift": shift}
+    pacs = cell.dataset.startswith("PACS")
+    return {"precision": cell.precision, "max_shift": 0 if pacs else 2, "cuda_graph": pacs}
 
 
 def dense_network(cell: Cell, split: Split, work: Path, device: str = "cpu") -> nn.Module:
