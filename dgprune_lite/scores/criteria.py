@@ -137,8 +137,8 @@ def _power_sums(
     raised = {1: Tensor.abs_, 2: Tensor.square_}[power]
     for units, rows in _filters(model, graph):
         step = max(1, 2**16 // rows.shape[1])  # few: memory that is asked for anew is slow
-        blocks = [raised(block.double()).sum(1) for block in rows.split(step)]
-        yield units, torch.cat(blocks)
+        copies = (block.to(torch.float64, copy=True) for block in rows.split(step))
+        yield units, torch.cat([raised(copy).sum(1) for copy in copies])
 
 
 def _sum_over_layers(graph: ChannelGraph, parts: Iterator[tuple[np.ndarray, Tensor]]) -> Tensor:

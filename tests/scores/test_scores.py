@@ -1,5 +1,7 @@
 """Criteria against hand computations."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from networks import PlainCNN, assert_same, domains, fingerprint, network
@@ -25,9 +27,11 @@ def test_the_criteria_of_the_book_are_registered():
     assert set(NAMES) <= set(dg.CRITERIA)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_criterion_scores_every_filter_and_leaves_the_model(case, name):
+def test_every_criterion_scores_every_filter_and_leaves_the_model(case, name, dtype):
     model, graph, stats = case
+    model = deepcopy(model).to(dtype)
     before = fingerprint(model)
     scores = dg.score(name, model, graph, stats)
     assert_same(before, fingerprint(model))
