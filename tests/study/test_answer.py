@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,15 @@ def test_answer_says_what_was_measured(tmp_path):
     assert "5.0 points less than random choice and 4.0 points less than L1 (clear" in choice
     assert "is better than Fisher on digits" in score
     assert "loses 5.0 points less on digits (clear over networks and over domains)" in score
+
+
+def test_each_gain_has_its_own_grade_where_they_differ(tmp_path):
+    write(tmp_path, "book", LOSSES | {"l1": (7, 7)}, noise=1e-4)
+    choice = answer(all_results(tmp_path))[1]
+    assert (
+        "5.0 points less than random choice (clear over networks and over domains) and " in choice
+    )
+    assert re.search(r"points less than L1 \([^)]*(open|chance)[^)]*\)\.", choice)
 
 
 def test_answer_turns_with_the_results(tmp_path):

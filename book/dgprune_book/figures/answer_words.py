@@ -109,9 +109,13 @@ def _choice(measured: Sequence[Results], use: str) -> str:
             for other, name in (("random", "random choice"), ("l1", "L1"))
             if {other, use} <= set(table) and other != use
         }
-        grades = {grade(gain): None for gain in gains.values()}
-        points = " and ".join(f"{gain.mean:z.1f} points less than {n}" for n, gain in gains.items())
-        found.append(f"on {each.name} {points} ({' and '.join(grades)})")
+        grades = {name: f" ({grade(gain)})" for name, gain in gains.items()}
+        once = "".join(set(grades.values())) if len(set(grades.values())) == 1 else ""
+        points = " and ".join(
+            f"{gain.mean:z.1f} points less than {name}{'' if once else grades[name]}"
+            for name, gain in gains.items()
+        )
+        found.append(f"on {each.name} {points}{once}")
     return (
         f"**Choose the filters by {label(use)}**{looks_at and f' ({looks_at})'}. It asks for "
         f"{needs}; criteria that ask for more did not clearly beat it on the source domains. On "
