@@ -42,7 +42,8 @@ def recalibrate_batchnorm(
         workers: As for :func:`~dgprune_lite.networks.evaluation.evaluate`, also ``logits``.
 
     Returns:
-        How many BatchNorm layers with running statistics were recalibrated.
+        How many BatchNorm layers were recalibrated. Those that evaluation does not call, such as in
+        auxiliary heads, keep their statistics.
 
     Raises:
         ValueError: No domain, an empty domain, images of different shapes, labels outside the
@@ -89,7 +90,12 @@ def recalibrate_batchnorm(
             )
             for images, _ in mixed:
                 model(in_dtype_of(model, images).contiguous(memory_format=layout))
+        done = 0
         for name, layer in layers.items():
+            if not layer.get_buffer("num_batches_tracked"):  # evaluation does not call it
+                layer.load_state_dict(found[name][1])
+                continue
+            done += 1
             if not bool(torch.isfinite(layer.get_buffer("running_var")).all()):
                 raise ValueError(
                     f"the statistics of BatchNorm {name!r} became NaN or infinite; check the "
@@ -102,4 +108,4 @@ def recalibrate_batchnorm(
     finally:
         for name, layer in layers.items():
             layer.momentum = found[name][0]
-    return len(layers)
+    return done

@@ -514,6 +514,26 @@ def test_recalibration_repairs_a_network():
     assert before > 0.9
 
 
+class Auxiliary(nn.Module):
+    """Calls a BatchNorm in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.aux = network(), nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.aux(self.net(x)) if self.training else self.net(x)
+
+
+def test_recalibration_leaves_statistics_that_evaluation_does_not_use():
+    model = Auxiliary()
+    model.aux.running_mean.fill_(7)
+    before = copy_of(model.aux), copy_of(model.net)
+    assert recalibrate_batchnorm(model, domains()) == 1
+    assert same(before[0], model.aux.state_dict())
+    assert not same(before[1], model.net.state_dict())
+
+
 def test_recalibration_without_batchnorm_does_nothing():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     assert recalibrate_batchnorm(model, domains()) == 0
