@@ -34,8 +34,7 @@ def criterion(name: str, *, statistics: bool = True) -> Callable[[Criterion], Cr
 
     def register(function: Criterion) -> Criterion:
         CRITERIA[name] = function
-        if statistics:
-            NEEDS_STATISTICS.add(name)
+        (NEEDS_STATISTICS.add if statistics else NEEDS_STATISTICS.discard)(name)
         return function
 
     return register
@@ -103,6 +102,8 @@ def importances(
             )
     with torch.no_grad():
         values = CRITERIA[criterion](model, graph, stats, **options)
+    if not isinstance(values, Tensor):
+        raise TypeError(f"criterion {criterion!r} gave {values!r:.80}, expected a tensor (M,)")
     if values.shape != (graph.num_filters,) or not bool(values.isfinite().all()):
         raise ValueError(
             f"criterion {criterion!r} gave shape {tuple(values.shape)} with "

@@ -221,6 +221,13 @@ def test_a_criterion_of_ones_own(case):
 
         with pytest.raises(ValueError, match="40 values that are not finite"):
             dg.score("most_changed", model, graph, stats)
+
+        @dg.criterion("most_changed", statistics=False)  # as when a notebook's cell is run again
+        def by_group(model, graph, stats):
+            return {name: torch.ones(group.size) for name, group in graph.groups.items()}
+
+        with pytest.raises(TypeError, match=r"'most_changed' gave \{.*, expected a tensor"):
+            dg.score("most_changed", model, graph)
     finally:
         del dg.CRITERIA["most_changed"]
         NEEDS_STATISTICS.discard("most_changed")
