@@ -203,6 +203,8 @@ def check_batch(
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
     """Raise a ValueError that names a label that is none of the network's classes."""
+    if not len(labels):
+        raise ValueError(f"{where}: no images; expected at least one")
     least, most = torch.stack(labels.aminmax()).tolist()  # a GPU is waited for once
     if least < 0 or most >= num_classes:
         raise ValueError(

@@ -78,6 +78,7 @@ def leave_one_domain_out(
         A ``Split``; parts of a ``TensorDataset`` are such, with copies, of others a ``Subset``.
 
     Raises:
+        TypeError: No ``MultipleDomainDataset``.
         ValueError: An unknown domain, a number out of range, a dataset of one domain, or a source
             domain with fewer than two images.
 
@@ -91,6 +92,11 @@ def leave_one_domain_out(
     >>> len(split.target), split.example_inputs.shape
     (2400, torch.Size([1, 3, 28, 28]))
     """
+    if not isinstance(dataset, MultipleDomainDataset):
+        raise TypeError(
+            f"dataset is a {type(dataset).__name__}; expected a MultipleDomainDataset, which can "
+            f"be made of named datasets"
+        )
     target_name = dataset.resolve(test_env)
     seed = whole_number("seed", seed)
     if not 0.0 < holdout_fraction < 1.0:

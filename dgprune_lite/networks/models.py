@@ -154,9 +154,10 @@ def build_model(
     settings = inspect.signature(factory).parameters
     for setting, value in given.items():
         if setting not in settings and value is not None:
+            able = [n for n, f in MODELS.items() if setting in inspect.signature(f).parameters]
             raise ValueError(
                 f"{setting} is {value}, but {name!r} has no such setting; leave it out or use one "
-                f"of {', '.join(MODELS)}"
+                f"of {', '.join(able)}"
             )
     given = {setting: value for setting, value in given.items() if setting in settings}
     with torch.random.fork_rng(devices=[]):

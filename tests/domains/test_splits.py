@@ -141,6 +141,11 @@ def test_an_unknown_domain_is_refused() -> None:
         leave_one_domain_out(data(), "d9", seed=0)
 
 
+def test_named_datasets_alone_are_no_dataset_of_domains() -> None:
+    with pytest.raises(TypeError, match="dataset is a dict; expected a MultipleDomainDataset"):
+        leave_one_domain_out({"d0": None, "d1": None}, "d0", seed=0)  # type: ignore[arg-type]
+
+
 def test_seeds_must_be_whole_numbers() -> None:
     with pytest.raises(ValueError, match="seed is -1"):
         leave_one_domain_out(data(), "d0", seed=-1)

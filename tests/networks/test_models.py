@@ -108,7 +108,11 @@ def test_bad_settings(options, error, message):
         build_model("digits_cnn", **options)
 
 
-def test_torchvision_has_no_width():
+def test_a_setting_that_a_network_has_not():
+    with pytest.raises(ValueError, match=r"width is 8, .* one of digits_cnn, digits_resnet$"):
+        build_model("efficientnet_lite0", width=8)
+    with pytest.raises(ValueError, match=r"weights is DEFAULT, .* one of efficientnet_lite0$"):
+        build_model("digits_cnn", weights="DEFAULT")
     with pytest.raises(ValueError, match="width is 8, but 'resnet18'"):
         build_model("resnet18", width=8)
     with pytest.raises(ValueError, match="in_channels is 1, but 'resnet18'"):

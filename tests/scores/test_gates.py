@@ -139,6 +139,8 @@ def test_a_network_in_training_mode_is_left_as_found():
     assert all(map(torch.equal, found, expected))
     with pytest.raises(ValueError, match=r"lies outside \[0, 10\), the model's classes"):
         gate_gradients_per_image(model, graph, images, labels + 8)
+    with pytest.raises(ValueError, match="data: no images; expected at least one"):
+        gate_gradients_per_image(model, graph, images[:0], labels[:0])
     assert_same(before, fingerprint(model))
 
 
