@@ -1,4 +1,4 @@
-"""The book's answer in words: three sentences, and the table of what to use."""
+"""The book's answer in words: three paragraphs, their evidence, and the table of what to use."""
 
 from __future__ import annotations
 
