@@ -69,6 +69,11 @@ class _Step:
     layer: str | None  # whose every output depends on each channel that it reads
     in_place: bool
 
+    @property
+    def read(self) -> int:
+        """Of a layer, where it reads channels."""
+        return self.call.argument(0, "input").number
+
 
 class _Ablation(Tape):
     """Keeps all activations of one batch and recomputes what a missing filter changes."""
@@ -130,7 +135,8 @@ class _Ablation(Tape):
         if call.name in (*CONVOLUTIONS, *TRANSPOSED, "linear"):
             name = self.layer_name(*call.tensors[1:3])
             known = self.graph.layers.get(name or "")
-            layer = name if known is not None and known.in_units is not None else None
+            reads = known is not None and known.in_units is not None
+            layer = name if reads and id(call.argument(0, "input")) not in self.owners else None
         places = {id(tensor): _Place(number) for tensor, number in zip(own, inputs, strict=True)}
         kept = call.swapped(lambda tensor: places.get(id(tensor), tensor))
         result = super().__torch_function__(func, types, args, kwargs)
@@ -175,7 +181,7 @@ class _Ablation(Tape):
 
         for step in self.steps:
             if not any(number in changed for number in step.inputs):
-                if step.layer is None or not any(unit in self.carried[i] for i in step.inputs):
+                if step.layer is None or unit not in self.carried[step.read]:
                     continue  # untouched, or the stored values with the filter's channels at 0
                 changed[step.outputs[0]] = self.subtract(step, unit)
             else:
@@ -198,7 +204,7 @@ class _Ablation(Tape):
     def subtract(self, step: _Step, unit: int) -> Tensor:
         """A layer's stored output less the contribution of one filter's channels."""
         assert step.layer is not None
-        (place, *_), layer, call = step.inputs, self.graph.layers[step.layer], step.call
+        place, layer, call = step.read, self.graph.layers[step.layer], step.call
         before, value = self.env[place], self.env[step.outputs[0]]
         weight = call.argument(1, "weight")
         columns = to_device(torch.from_numpy(layer.in_units == unit).nonzero()[:, 0], value.device)
@@ -208,7 +214,8 @@ class _Ablation(Tape):
             rest = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
             part = call.func(before[:, columns], weight[:, columns], None, *call.args[3:], **rest)
             return value - part
-        return self.again(step, lambda _: self.masked(place, before, unit))[0]
+        gated = self.masked(place, before, unit)
+        return self.again(step, lambda number: gated if number == place else self.env[number])[0]
 
     def again(self, step: _Step, load: Any) -> list[Tensor]:
         """Run one step on what ``load`` gives, which is not changed in place."""

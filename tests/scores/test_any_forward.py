@@ -168,6 +168,29 @@ def test_layers_without_gradients_are_named(body):
     assert_same(before, fingerprint(model))
 
 
+class Computed(nn.Conv2d):
+    """Standardises its weights and doubles its bias, or the latter alone."""
+
+    def forward(self, x):
+        weight = self.weight
+        if self.groups == 1:
+            weight = weight - weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight, 2 * self.bias)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_filters_of_computed_weights_are_left_out_exactly(groups):
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), Computed(4, 6, 3, groups=groups), nn.ReLU()
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).double()
+    graph = dg.trace_channels(model, IMAGES)
+    found = dg.domain_statistics(model, graph, {"a": DATA["a"]}, order="exact")
+    assert graph.num_filters == (6 if groups == 1 else 5)
+    for unit in range(graph.num_filters):
+        with dg.gated(model, graph, (torch.arange(graph.num_filters) != unit).double()):
+            risk = F.cross_entropy(model(IMAGES[:4]), LABELS[:4])
+        torch.testing.assert_close(found.ablation[0, unit], (risk - found.risk[0]).detach())
+
+
 @dataclass
 class Output:
     features: Tensor
