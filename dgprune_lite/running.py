@@ -130,6 +130,10 @@ def logits_of(
 def find_logits(output: Any, logits: Logits | None = None) -> Tensor:
     """By ``logits``, or what is called "logits" or "out", or the first tensor of whatever it is."""
     found: Any
+    if logits is not None and not callable(logits):
+        raise TypeError(
+            f"logits is {logits!r:.80}, expected a function, lambda output: output[0] say"
+        )
     if logits is not None:
         found = logits(output)
     elif isinstance(output, Tensor):

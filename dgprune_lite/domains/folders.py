@@ -115,18 +115,18 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
 
         def incomplete(problem: str) -> FileNotFoundError:
             return FileNotFoundError(
-                f"{type(self).__name__}: {problem}. {self._expected_tree(root)}"
+                f"{type(self).__name__}: {problem} {self._expected_tree(root)}"
             )
 
         if not root.is_dir():
-            raise incomplete(f"there is no folder {where}")
+            raise incomplete(f"there is no folder {where}.")
         present = _folders(root)
         self.FOLDERS = dict(self.FOLDERS) or {folder: folder for folder in present}
         paths = self.FOLDERS.values()
         missing = [folder for folder in paths if folder not in present]
         if len(missing) == len(paths):
             shown = ", ".join(present) or "none"
-            raise incomplete(f"{where} holds none of its domains (folders found: {shown})")
+            raise incomplete(f"{where} holds none of its domains (folders found: {shown}).")
         if missing:
             raise incomplete(f"{where} lacks {listed('domain', missing)}; {partly}?")
         found = {f"{path}/{name}" for path in paths for name in _folders(root / path)}
@@ -221,7 +221,7 @@ def listed(what: str, names: list[str]) -> str:
     """Return "the file 'a'" or "2 files 'a', 'b'", the first ten of them by name."""
     number = f"the {what}" if len(names) == 1 else f"{len(names)} {what}s"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{number} {', '.join(map(repr, names[:SHOWN]))}{more}"
+    return f"{number} {', '.join(map(repr, names[:SHOWN]))}{more}".rstrip()
 
 
 def _folders(path: Path) -> list[str]:

@@ -18,8 +18,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 def check_numbers(**settings: float) -> None:
-    """Raise a ValueError that names the first setting that is negative, NaN or infinite."""
+    """Raise an error that names the first setting that is no number, negative, NaN or infinite."""
     for name, value in settings.items():
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{name} is {value!r}; expected a number of at least 0")
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{name} is {value!r}; expected a finite number of at least 0")
 

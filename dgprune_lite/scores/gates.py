@@ -247,7 +247,7 @@ def gated(
         gates: Floats (M,), or a dict of group name to (filters,).
 
     Raises:
-        TypeError: Something else than a network or its graph.
+        TypeError: Something else than a network, its graph and gates.
         ValueError: A graph of another model, or another number of gates.
 
     >>> import torch, dgprune_lite as dg
@@ -260,6 +260,8 @@ def gated(
     """
     check_graph(model, graph)
     values = graph.join(gates) if isinstance(gates, dict) else gates
+    if not isinstance(values, Tensor):
+        raise TypeError(f"gates is {gates!r:.80}, expected a tensor (filters,), or one a group")
     if values.shape != (graph.num_filters,):
         raise ValueError(f"gates have shape {tuple(values.shape)}, expected ({graph.num_filters},)")
 

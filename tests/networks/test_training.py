@@ -365,6 +365,7 @@ def test_it_trains_inside_no_grad():
         ({"lr": float("nan")}, ValueError, "lr is nan"),
         ({"lr": -1.0}, ValueError, r"lr is -1\.0"),
         ({"vrex_lambda": -2.0}, ValueError, r"vrex_lambda is -2\.0"),
+        ({"lr": "1e-3"}, TypeError, r"lr is '1e-3'; expected a number"),
         ({"weight_decay": float("inf")}, ValueError, "weight_decay is inf"),
         ({"vrex_anneal_steps": -3}, ValueError, "vrex_anneal_steps is -3"),
         ({"algorithm": "vrex"}, ValueError, "unknown algorithm 'vrex'.*Did you mean 'VREx'"),

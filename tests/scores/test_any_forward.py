@@ -255,3 +255,5 @@ def test_no_logits(output):
     for call in calls:
         with pytest.raises(TypeError, match=message):
             call(model, DATA)
+    with pytest.raises(TypeError, match=r"logits is 'out', expected a function"):
+        dg.evaluate(model, DATA, logits="out")

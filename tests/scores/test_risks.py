@@ -336,6 +336,8 @@ def test_gates_of_one_change_nothing_and_a_wrong_number_is_refused():
         dg.gated(model, graph, torch.ones(3)),
     ):
         pass
+    with pytest.raises(TypeError, match=r"gates is \[1, 1\]"), dg.gated(model, graph, [1, 1]):
+        pass
 
 
 def test_a_filter_that_gives_nothing_loses_nothing_to_the_last_bit():
