@@ -134,6 +134,9 @@ def test_scores_that_give_every_domain_an_equal_say(small):
     sums[:, 0] = torch.tensor([2.0, 0.0])
     uneven = geometric_mean(model, graph, replace(stats, fisher_sum=sums))
     assert uneven[0] < uneven[1:].min()
-    sums = torch.arange(graph.num_filters).expand(2, -1).double()
+    sums = torch.arange(graph.num_filters).repeat(2, 1).double()
     ranks = graph.split(mean_rank(model, graph, replace(stats, fisher_sum=sums)))
     assert all(part.tolist() == list(range(len(part))) for part in ranks.values())
+    sums[1] = sums[1].flip(0)  # two domains of opposite minds
+    ranks = graph.split(mean_rank(model, graph, replace(stats, fisher_sum=sums)))
+    assert all(part.tolist() == [(len(part) - 1) / 2] * len(part) for part in ranks.values())
