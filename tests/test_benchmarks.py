@@ -75,12 +75,12 @@ def test_the_benchmark_of_training_measures_both_loops(monkeypatch):
 
     def fit(model, data, *, steps, cuda_graph, **settings):
         asked.append(cuda_graph)
-        clock[0] += steps * (0.25 if cuda_graph else 1.0)
+        clock[0] += steps * (0.25 if cuda_graph else 1.0) + (len(asked) < 3)  # one warms up
 
     monkeypatch.setattr(training.dg, "fit", fit)
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
-    found = training.line(("digits_cnn", 28, 2, "float32"), 10, 2, "cpu")
-    assert asked == 3 * [False, True]
+    found = training.line(("digits_cnn", 28, 2, "float32"), 10, 1, "cpu")
+    assert asked == 2 * [False, True]
     assert (found["images a step"], found["times as fast"]) == (6, 4.0)
     assert (found[training.PLAIN], found[training.REPLAYED]) == (1.0, 4.0)
 
