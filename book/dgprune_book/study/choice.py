@@ -43,8 +43,8 @@ def both_ways(frame: pd.DataFrame) -> pd.DataFrame:
         without=both["test_env"],
         accuracy_unseen=both["accuracy_without"],
         accuracy_by_domain=[
-            {**{name: value for name, value in found.items() if name != env}, other: accuracy}
-            for found, env, other, accuracy in zip(
+            {**{name: value for name, value in found.items() if name != env}, left: accuracy}
+            for found, env, left, accuracy in zip(
                 both["accuracy_by_domain"],
                 both["test_env"],
                 both["without"],

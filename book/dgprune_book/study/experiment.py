@@ -80,7 +80,7 @@ class Bench:
         else:
             stats = self._statistics[key] = self._measure(model, graph, *key)
         if cell.criterion in SCORES:
-            return graph.split(SCORES[cell.criterion](model, graph, stats))
+            return graph.split(SCORES[cell.criterion](model, graph, stats, **cell.options))
         return score(cell.criterion, model, graph, stats, **cell.options)
 
     def _measure(
