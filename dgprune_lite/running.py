@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -172,13 +173,16 @@ def layout_for(model: nn.Module, precision: str = "float32") -> torch.memory_for
     return torch.channels_last if wanted and whole else torch.contiguous_format
 
 
+_HOLDING = (dict, list, set, deque)
+
+
 @contextmanager
 def left_as_found(modules: Collection[nn.Module]) -> Iterator[None]:
     """Give modules their attributes, modes, hooks and buffers back afterwards, error or not."""
     found = []
     for module in modules:
         own = vars(module)
-        parts = [part for part in own.values() if isinstance(part, (dict, list))]
+        parts = [part for part in own.values() if isinstance(part, _HOLDING)]
         found.append((own, own.copy(), {id(part): part.copy() for part in parts if part}))
     buffers = {b for module in modules for b in module._buffers.values() if b is not None}
     copies = [(buffer, version_of(buffer), buffer.clone()) for buffer in buffers]
@@ -187,10 +191,10 @@ def left_as_found(modules: Collection[nn.Module]) -> Iterator[None]:
     finally:
         for own, before, entries in found:
             for part in before.values():
-                if isinstance(part, (dict, list)) and (part or id(part) in entries):
+                if isinstance(part, _HOLDING) and (part or id(part) in entries):
                     part.clear()
                     there = entries.get(id(part), ())
-                    part.update(there) if isinstance(part, dict) else part.extend(there)
+                    (part.update if hasattr(part, "update") else part.extend)(there)
             own.clear()
             own.update(before)
         with torch.no_grad():

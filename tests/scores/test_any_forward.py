@@ -1,6 +1,7 @@
 """What networks do in forward beside computing: checkpoints, changes in place, other outputs."""
 
-from collections import namedtuple
+from collections import deque, namedtuple
+from copy import copy
 from dataclasses import dataclass
 
 import pytest
@@ -166,6 +167,24 @@ def test_layers_without_gradients_are_named(body):
     with pytest.raises(ValueError, match=r"na runs without gradients.*use_reentrant=False"):
         dg.domain_statistics(model, graph, DATA)
     assert_same(before, fingerprint(model))
+
+
+def notes(net, x):
+    x = net.one(x)
+    net.number += 1
+    for change, note in ((list.append, []), (set.add, set()), (deque.append, deque())):
+        change(net.notes.setdefault(type(note), note), net.number)
+        change(getattr(net, type(note).__name__), net.number)
+    return net.two(x)
+
+
+def test_what_a_network_notes_is_as_it_was():
+    model = Net(notes)
+    kept = {"number": 3, "notes": {}, "list": [], "set": {1, 2}, "deque": deque([5], maxlen=1)}
+    vars(model).update({name: copy(value) for name, value in kept.items()})
+    graph = dg.trace_channels(model, IMAGES)
+    assert graph.num_filters == 12
+    assert {name: vars(model)[name] for name in kept} == kept
 
 
 class Computed(nn.Conv2d):
