@@ -46,9 +46,13 @@ def replayed(step: Step, batches: Iterable[Batch], device: torch.device) -> Iter
         with _beside(side), watch as caught:
             row = step(*static)
         yield row
+    waits = [one for one in caught if "called a synchronizing" in str(one.message)]
+    for one in caught:
+        if one not in waits:  # of the network's own
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     try:
         # Not even begun: PyTorch's allocator does not recover from a capture that fails.
-        if any("called a synchronizing" in str(one.message) for one in caught):
+        if waits:
             raise RuntimeError("the network's code waits for the GPU, as .item() and .cpu() do")
         replay, row = _capture(step, static, side)
     except RuntimeError as error:

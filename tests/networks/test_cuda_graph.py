@@ -125,6 +125,20 @@ def test_what_cannot_be_captured_goes_on_as_it_is(cuda, more, why, captures, sta
     assert (len(cuda.tapes), cuda.generator.state, cuda.mode) == (captures, state, 0)
 
 
+class Warns(nn.Module):
+    def forward(self, x):
+        self.runs = getattr(self, "runs", 0) + 1
+        if self.runs == WARM_UP_STEPS:
+            warnings.warn("of the network's own", FutureWarning, stacklevel=1)
+        return x
+
+
+def test_warnings_of_the_network_are_shown(cuda):
+    with pytest.warns(FutureWarning, match="of the network's own"):
+        trained(True, lambda: network(0.3, Warns()))
+    assert len(cuda.tapes) == 1
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_rest_is_left_as_found(cuda, fails):
     data = domains()
