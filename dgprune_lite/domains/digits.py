@@ -84,7 +84,7 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
         raise FileNotFoundError(
             f"no data file {str(path)!r}; expected it inside the package: reinstall dgprune_lite"
         ) from error
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{str(path)!r} is damaged ({error}); reinstall dgprune_lite (or run "
             f"tools/build_digits.py in a checkout)"

@@ -172,6 +172,17 @@ def test_a_damaged_file_is_noticed(tmp_path: Path, part: float) -> None:
             digits.read_arrays(copy)
 
 
+@pytest.mark.parametrize("flag", ["encrypted", "method"])
+def test_a_damaged_index_is_noticed(tmp_path: Path, flag: str) -> None:
+    content = bytearray(digits.DATA_FILE.read_bytes())
+    entry = content.index(b"PK\x01\x02")  # of the first array in the index at the file's end
+    content[entry + (8 if flag == "encrypted" else 10)] ^= 1
+    copy = tmp_path / "digits_lite.npz"
+    copy.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"is damaged \(.*{flag}.*reinstall"):
+        digits.read_arrays(copy)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no data file.*reinstall"):
         digits.read_arrays(tmp_path / "digits_lite.npz")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from dgprune_book.figures.answer_words import advice_table, answer, evidence
+from dgprune_book.figures import answer_words
+from dgprune_book.figures.answer_words import advice_table, answer, evidence, misleading_cue
 from dgprune_book.figures.loss_explorer import describe_losses, loss_explorer, loss_figure
 from dgprune_book.figures.plots import plt
 from dgprune_book.study import answer as rules
@@ -22,6 +24,7 @@ from dgprune_book.study.answer import (
     default_criterion,
     found_by_search,
     judge,
+    saved_with_a_misleading_cue,
 )
 from dgprune_book.study.intervals import Estimate, estimate
 from dgprune_book.study.results import read_rows, write_results
@@ -320,3 +323,12 @@ def test_the_sentence_below_the_figure_has_its_numbers(tmp_path):
     assert "50 % of the filters removed. Points lost: in-domain 3.0 to 9.0, unseen 2.0 to " in text
     assert "risk variance loses least (2.0 ± 0.0) and random pruning loses 12.0 ± 0.0" in text
     assert text.endswith("over 12 networks.")
+
+
+def test_the_exception_of_a_misleading_cue_stands_only_where_it_helps(monkeypatch):
+    inside, unseen = saved_with_a_misleading_cue(RESULTS)
+    for cost, gain, helps in ((-7.25, 25.5, True), (-7.25, -1.0, False), (2.0, 25.5, False)):
+        made_up = replace(inside, mean=cost), replace(unseen, mean=gain)
+        monkeypatch.setattr(answer_words, "saved_with_a_misleading_cue", lambda _, m=made_up: m)
+        said = misleading_cue()
+        assert ("saved 25.5 points on the unseen domain" in said) == bool(said) == helps

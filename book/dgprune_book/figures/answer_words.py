@@ -208,15 +208,15 @@ def advice_table(results: Results) -> str:
 
 
 def misleading_cue(folder: str | Path = "results") -> str:
-    """What to do where a cue misleads in all sources, in a sentence; empty without results.
+    """What to do where a cue misleads in all sources, in a sentence; empty where nothing helped.
 
     Args:
         folder: Where the results of the grid "cue" lie.
     """
     found = saved_with_a_misleading_cue(folder)
-    if found is None:
+    if found is None or not found[0].mean < 0 < found[1].mean:
         return ""
-    inside, unseen = (f"{abs(each.mean):.1f}" for each in found)
+    inside, unseen = f"{-found[0].mean:.1f}", f"{found[1].mean:.1f}"
     return (
         "An exception: where one cue, such as a colour, tells the class in all source images and "
         f"misleads elsewhere, a score that keeps the sign of the change (`{SIGNED}`) saved "
