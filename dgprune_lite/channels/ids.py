@@ -143,6 +143,11 @@ def axes_of(ids: np.ndarray) -> list[int]:
     return [axis for axis, size in enumerate(ids.shape) if size > 1]
 
 
+def with_axes(ids: np.ndarray, axes: int) -> np.ndarray:
+    """Ids with so many axes, as broadcasting adds them."""
+    return ids.reshape([1] * (axes - ids.ndim) + list(ids.shape))
+
+
 def first_along(ids: np.ndarray, axis: int) -> np.ndarray:
     """The first entries along an axis, which stays."""
     return ids.swapaxes(0, axis)[:1].swapaxes(0, axis)

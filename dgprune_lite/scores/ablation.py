@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dgprune_lite.channels.graph import ChannelGraph
 from dgprune_lite.channels.ids import Value
-from dgprune_lite.channels.rules.layers import CONVOLUTIONS, TRANSPOSED
-from dgprune_lite.channels.rules.registry import RULES, Call, of_kind
+from dgprune_lite.channels.rules.layers import CONVOLUTIONS, READING
+from dgprune_lite.channels.rules.registry import Call, of_kind, rule_of
 from dgprune_lite.channels.tape import ASKING, ONE_AT_A_TIME, Tape
 from dgprune_lite.domains.loading import to_device
 from dgprune_lite.exactness import full_float32
@@ -124,7 +124,7 @@ class _Ablation(Tape):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         call = Call(func, args, kwargs or {})
-        if call.name in ASKING or "measures" in RULES.get(call.name, (None, ()))[1]:
+        if call.name in ASKING or "measures" in rule_of(call)[1]:
             return super().__torch_function__(func, types, args, kwargs)
         own = [tensor for tensor in call.tensors if id(tensor) not in self.owners]
         inputs, in_place = [self.place(tensor) for tensor in own], _in_place(call)
@@ -132,7 +132,7 @@ class _Ablation(Tape):
             self.keep_memory_of(call.tensors[0])
         versions = [tensor._version for tensor in own]
         layer = None
-        if call.name in (*CONVOLUTIONS, *TRANSPOSED, "linear"):
+        if call.name in READING:
             name = self.layer_name(*call.tensors[1:3])
             known = self.graph.layers.get(name or "")
             reads = known is not None and known.in_units is not None

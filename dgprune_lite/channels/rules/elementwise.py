@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgprune_lite.channels.ids import Value, axes_of
+from dgprune_lite.channels.ids import Value, axes_of, with_axes
 from dgprune_lite.channels.rules.registry import Call, rule
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def elementwise(tape: Tape, call: Call) -> Any:
     aligned = [value for value in values if value not in wide]
     if not aligned:
         return None
-    ids = call.united(aligned)
-    ids = ids.reshape([1] * (call.result.ndim - ids.ndim) + list(ids.shape))
+    ids = with_axes(call.united(aligned), call.result.ndim)
     divisors = values[:1] if call.name in INVERTING else values[1:] * (call.name in DIVIDING)
     changing = [value for value in divisors if not value.constant]
     call.lock("by it, and zeros cannot divide", *changing)

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+READING = (*CONVOLUTIONS, *TRANSPOSED, "linear")
+"""Functions that read channels and make new ones."""
 
 
-@rule(" ".join([*CONVOLUTIONS, *TRANSPOSED, "linear"]), "always")
+@rule(" ".join(READING), "always")
 def layer(tape: Tape, call: Call) -> Value | None:
     """Reads channels and makes new ones; in a depthwise convolution output goes with input."""
     images, weight, bias = (call.argument(i, k) for i, k in enumerate(("input", "weight", "bias")))

@@ -118,9 +118,14 @@ def rule(names: str, *ways: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def rule_of(call: Call) -> tuple[Rule | None, Collection[str]]:
+    """Its rule, None where there is none, and in which ways that is out of the ordinary."""
+    return RULES.get(call.name, (None, ()))
+
+
 def apply_rule(tape: Tape, call: Call) -> Any:
     """Note the values of a call's results by its rule; returns what the network is to get."""
-    (rule, ways), value = RULES.get(call.name, (None, ())), None
+    (rule, ways), value = rule_of(call), None
     if rule is not None and "measures" in ways:
         return rule(tape, call)
     if rule is not None and "always" in ways:

@@ -23,6 +23,7 @@ from dgprune_lite.channels.ids import (
     first_along,
     in_short,
     together,
+    with_axes,
     written_out,
 )
 from dgprune_lite.channels.rules.registry import COUNTED, Call, of_kind, rule
@@ -142,7 +143,7 @@ def expanding(tape: Tape, call: Call) -> Value | None:
     if call.name == "repeat":
         call.lock_sizes(sizes, why)
         return moving(tape, call)
-    ids = value.ids.reshape([1] * (call.result.ndim - value.ids.ndim) + list(value.ids.shape))
+    ids = with_axes(value.ids, call.result.ndim)
     for axis, size in enumerate(sizes):
         varies = ids.shape[axis] > 1
         if isinstance(size, Width):
